@@ -1,0 +1,23 @@
+//! The engine of *noiommu*: DMA mappings for devices without an IOMMU, as Linux 7.3's iommufd keeps them.
+#![no_std]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::integer_division
+)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod addr;
+mod errno;
+mod vec;
+
+pub use addr::{Iova, IovaRange, PhysAddr};
+pub use errno::Errno;
+pub use vec::TryVec;
