@@ -16,6 +16,8 @@ extern crate std;
 
 mod addr;
 mod errno;
+mod sync;
+pub mod table;
 mod vec;
 
 pub use addr::{Iova, IovaRange, PhysAddr};

@@ -1,0 +1,382 @@
+//! Changing a table: the one writer.
+
+use core::marker::PhantomData;
+use core::ops::Deref;
+
+use super::format::{self, Access, Entry};
+use super::{Frame, Table, TableMemory, pack_root, unpack_root};
+use crate::sync::Ordering;
+use crate::{Errno, Iova, IovaRange, PhysAddr, TryVec};
+
+/// What the writer knows of a frame beyond its entries.
+#[derive(Debug)]
+struct FrameState {
+    /// Entries in use.
+    live: u32,
+    /// The next unused frame, while this one is unused.
+    next_free: Option<u32>,
+}
+
+/// A table on the way from the top to a slot.
+#[derive(Clone, Copy)]
+struct Step {
+    frame: u64,
+    level: u32,
+}
+
+/// The one writer of a [`Table`]. Between two calls the table holds no table without entries, and its top is as low as
+/// its entries allow, so an empty table holds no frame.
+#[derive(Debug)]
+pub struct TableWriter<M, T> {
+    table: T,
+    /// State of every frame the arena has been grown to by this writer, by number.
+    frames: TryVec<FrameState>,
+    free: Option<u32>,
+    in_use: u64,
+    available: u64,
+    memory: PhantomData<M>,
+}
+
+impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
+    /// Becomes the writer of `table`, for good.
+    ///
+    /// # Errors
+    /// EBUSY when the table has, or had, a writer.
+    pub fn new(table: T) -> Result<Self, Errno> {
+        if table.claimed.swap(true, Ordering::AcqRel) {
+            return Err(Errno::EBUSY);
+        }
+        Ok(Self { table, frames: TryVec::new(), free: None, in_use: 0, available: 0, memory: PhantomData })
+    }
+
+    /// The table, as readers see it.
+    pub fn table(&self) -> &T {
+        &self.table
+    }
+
+    /// Frames in use at present, 4 KiB each.
+    pub fn frames_in_use(&self) -> u64 {
+        self.in_use
+    }
+
+    /// Maps `length` bytes at `iova` to the contiguous memory at `address`, with leaves as large as alignment allows.
+    /// `area_end` marks the last one as the end of its area. Readers see leaves as they are installed.
+    ///
+    /// # Errors
+    /// EINVAL: an address or the length is no multiple of 4 KiB, the length is 0, or the memory passes 52 bits;
+    /// EOVERFLOW: the range passes the end of the IOVA space; EEXIST: something is mapped there; ENOMEM. After an error
+    /// the table is as before.
+    pub fn map(
+        &mut self,
+        iova: Iova,
+        address: PhysAddr,
+        length: u64,
+        access: Access,
+        area_end: bool,
+    ) -> Result<(), Errno> {
+        let range = IovaRange::with_length(iova, length)?;
+        if (iova.0 | address.0 | length) & 0xfff != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if address.checked_add(length.wrapping_sub(1)).is_none_or(|last| last > PhysAddr::MAX) {
+            return Err(Errno::EINVAL);
+        }
+        let mut done = 0u64;
+        let mut cache = None;
+        while done < length {
+            let at = iova.0.wrapping_add(done);
+            let base = address.0.wrapping_add(done);
+            let rest = length.wrapping_sub(done);
+            let Some(size) = format::best_leaf(at, base, rest) else { return Err(Errno::EINVAL) };
+            let bytes = 1u64 << (size & 63);
+            let entry = format::leaf_entry(base, size, access, area_end && bytes == rest);
+            if let Err(error) = self.install(at, size, entry, range.last().0, &mut cache) {
+                if let Some(last) = at.checked_sub(1).filter(|_| done > 0) {
+                    self.clear(range.first().0, last);
+                }
+                self.trim(at);
+                return Err(error);
+            }
+            done = done.wrapping_add(bytes);
+        }
+        Ok(())
+    }
+
+    /// Unmaps `range`, which begins and ends at leaf borders or in holes, and gives back the tables it empties. Holes
+    /// inside are passed over. Allocates nothing.
+    ///
+    /// # Errors
+    /// EINVAL when a leaf lies across an end of the range; nothing is unmapped then.
+    pub fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
+        let (first, last) = (range.first().0, range.last().0);
+        let crosses = |at: u64, outside: fn(u64, u64) -> bool, limit: u64, end: bool| {
+            self.table.walk(at).is_some_and(|(leaf, _)| {
+                let edge = if end { at | leaf.offset_mask() } else { at & !leaf.offset_mask() };
+                outside(edge, limit)
+            })
+        };
+        if crosses(first, |edge, limit| edge < limit, first, false)
+            || crosses(last, |edge, limit| edge > limit, last, true)
+        {
+            return Err(Errno::EINVAL);
+        }
+        self.clear(first, last);
+        Ok(())
+    }
+
+    /// Puts `entry`, a leaf of 2^`size` bytes, into its slots, making the tables on the way. `reach` is the last IOVA
+    /// that the operation will need, so that the top grows once.
+    fn install(
+        &mut self,
+        iova: u64,
+        size: u32,
+        entry: u64,
+        reach: u64,
+        cache: &mut Option<(Step, u64)>,
+    ) -> Result<(), Errno> {
+        let level = format::leaf_level(size);
+        let prefix = iova.checked_shr(format::slot_shift(level.wrapping_add(1))).unwrap_or(0);
+        let step = match *cache {
+            Some((step, cached)) if step.level == level && cached == prefix => step,
+            _ => {
+                self.grow_top(reach)?;
+                let step = self.descend_making(iova, level)?;
+                *cache = Some((step, prefix));
+                step
+            }
+        };
+        let count = format::leaf_slots(size);
+        let frame = self.table.memory.frame(step.frame).ok_or(Errno::EIO)?;
+        let from = format::slot_of(iova, level);
+        let slots = frame.slots.get(from..from.wrapping_add(count)).ok_or(Errno::EINVAL)?;
+        if slots.iter().any(|slot| slot.load(Ordering::Relaxed) != 0) {
+            return Err(Errno::EEXIST);
+        }
+        for slot in slots {
+            slot.store(entry, Ordering::Release);
+        }
+        self.add_live(step.frame, count as u32);
+        Ok(())
+    }
+
+    /// Raises the top until it reaches `iova`.
+    fn grow_top(&mut self, iova: u64) -> Result<(), Errno> {
+        let root = unpack_root(self.table.root.load(Ordering::Relaxed));
+        let Some((mut top, mut level)) = root else {
+            let mut level = format::TOP_LEVEL_START;
+            while !format::reaches(level, iova) {
+                level = level.wrapping_add(1);
+            }
+            let frame = self.take_frame()?;
+            self.table.root.store(pack_root(frame, level), Ordering::Release);
+            return Ok(());
+        };
+        while !format::reaches(level, iova) {
+            let frame = self.take_frame()?;
+            level = level.wrapping_add(1);
+            self.link(frame, 0, format::table_entry(level, top));
+            self.table.root.store(pack_root(frame, level), Ordering::Release);
+            top = frame;
+        }
+        Ok(())
+    }
+
+    /// The table of `level` on the way to `iova`, made if it is not there.
+    fn descend_making(&mut self, iova: u64, level: u32) -> Result<Step, Errno> {
+        let (frame, top) = unpack_root(self.table.root.load(Ordering::Relaxed)).ok_or(Errno::EIO)?;
+        let mut step = Step { frame, level: top };
+        while step.level > level {
+            let slot = format::slot_of(iova, step.level);
+            let child = match format::decode(self.entry(step.frame, slot), step.level) {
+                Entry::Table { frame } => frame,
+                Entry::Leaf(_) => return Err(Errno::EEXIST),
+                Entry::Empty => {
+                    let child = self.take_frame()?;
+                    self.link(step.frame, slot, format::table_entry(step.level, child));
+                    child
+                }
+            };
+            step = Step { frame: child, level: step.level.wrapping_sub(1) };
+        }
+        Ok(step)
+    }
+
+    /// Clears every leaf from `first` to `last` and gives back what that empties.
+    fn clear(&mut self, first: u64, last: u64) {
+        self.raise_epoch();
+        let mut at = first;
+        'tables: while let Some((frame, level)) = unpack_root(self.table.root.load(Ordering::Relaxed)) {
+            if !format::reaches(level, at) {
+                break;
+            }
+            // Down to the table that holds the leaf at `at`, or to the empty slot that shows the hole.
+            let mut step = Step { frame, level };
+            while let Entry::Table { frame } =
+                format::decode(self.entry(step.frame, format::slot_of(at, step.level)), step.level)
+            {
+                let Some(below) = step.level.checked_sub(1) else { break 'tables };
+                step = Step { frame, level: below };
+            }
+            // Along that table, until it ends or a table turns up in it.
+            let begin = at;
+            let mut next = Some(at);
+            while let Some(here) = next {
+                at = here;
+                let slot = format::slot_of(here, step.level);
+                let slot_mask = (1u64 << (format::slot_shift(step.level) & 63)).wrapping_sub(1);
+                let end = match format::decode(self.entry(step.frame, slot), step.level) {
+                    Entry::Table { .. } => break,
+                    Entry::Empty => here | slot_mask,
+                    Entry::Leaf(leaf) => {
+                        self.clear_slots(step.frame, slot, format::leaf_slots(leaf.size));
+                        here | leaf.offset_mask()
+                    }
+                };
+                next = end.checked_add(1).filter(|&next| next <= last);
+                if next.is_some_and(|next| format::slot_of(next, step.level) == 0) {
+                    at = next.unwrap_or(last);
+                    break;
+                }
+            }
+            self.prune(begin);
+            if next.is_none() {
+                break;
+            }
+        }
+        self.lower_top();
+        self.raise_epoch();
+    }
+
+    /// Takes out the tables without entries that a failed map has left on the way to `iova`.
+    fn trim(&mut self, iova: u64) {
+        self.raise_epoch();
+        self.prune(iova);
+        self.lower_top();
+        self.raise_epoch();
+    }
+
+    /// Unlinks the tables without entries on the way to `iova`, from below.
+    fn prune(&mut self, iova: u64) {
+        let Some((frame, level)) = unpack_root(self.table.root.load(Ordering::Relaxed)) else { return };
+        if !format::reaches(level, iova) {
+            return;
+        }
+        // Each round takes out the lowest empty table; a table holds at most five below it.
+        loop {
+            let mut parent = None;
+            let mut step = Step { frame, level };
+            while let Entry::Table { frame: child } =
+                format::decode(self.entry(step.frame, format::slot_of(iova, step.level)), step.level)
+            {
+                let Some(below) = step.level.checked_sub(1) else { return };
+                parent = Some(step);
+                step = Step { frame: child, level: below };
+            }
+            match parent {
+                Some(parent) if self.live(step.frame) == 0 => {
+                    self.clear_slots(parent.frame, format::slot_of(iova, parent.level), 1);
+                    self.give_back(step.frame);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Takes out top tables that hold nothing, or nothing but the table that could be the top in their place.
+    fn lower_top(&mut self) {
+        while let Some((frame, level)) = unpack_root(self.table.root.load(Ordering::Relaxed)) {
+            if self.live(frame) == 0 {
+                self.table.root.store(0, Ordering::Release);
+                self.give_back(frame);
+                continue;
+            }
+            if level == format::TOP_LEVEL_START || self.live(frame) != 1 {
+                return;
+            }
+            let Entry::Table { frame: child } = format::decode(self.entry(frame, 0), level) else { return };
+            self.table.root.store(pack_root(child, level.wrapping_sub(1)), Ordering::Release);
+            // A reader that came by the old top and finds its slot cleared must not take that for a hole: the slot is
+            // cleared in a later epoch than the one in which the old top could be reached.
+            self.raise_epoch();
+            self.clear_slots(frame, 0, 1);
+            self.give_back(frame);
+        }
+    }
+
+    fn raise_epoch(&self) {
+        let epoch = self.table.epoch.load(Ordering::Relaxed);
+        self.table.epoch.store(epoch.wrapping_add(1), Ordering::Release);
+    }
+
+    fn frame(&self, number: u64) -> Option<&Frame> {
+        self.table.memory.frame(number)
+    }
+
+    fn entry(&self, frame: u64, slot: usize) -> u64 {
+        self.frame(frame)
+            .and_then(|frame| frame.slots.get(slot))
+            .map_or(0, |slot| slot.load(Ordering::Relaxed))
+    }
+
+    fn link(&mut self, frame: u64, slot: usize, entry: u64) {
+        if let Some(slot) = self.frame(frame).and_then(|frame| frame.slots.get(slot)) {
+            slot.store(entry, Ordering::Release);
+        }
+        self.add_live(frame, 1);
+    }
+
+    fn clear_slots(&mut self, frame: u64, slot: usize, count: usize) {
+        let slots = self.frame(frame).and_then(|frame| frame.slots.get(slot..slot.wrapping_add(count)));
+        for slot in slots.unwrap_or_default() {
+            slot.store(0, Ordering::Release);
+        }
+        if let Some(state) = self.state(frame) {
+            state.live = state.live.saturating_sub(count as u32);
+        }
+    }
+
+    fn state(&mut self, frame: u64) -> Option<&mut FrameState> {
+        self.frames.get_mut(usize::try_from(frame).ok()?)
+    }
+
+    fn live(&mut self, frame: u64) -> u32 {
+        self.state(frame).map_or(0, |state| state.live)
+    }
+
+    fn add_live(&mut self, frame: u64, count: u32) {
+        if let Some(state) = self.state(frame) {
+            state.live = state.live.saturating_add(count);
+        }
+    }
+
+    /// A frame without entries.
+    fn take_frame(&mut self) -> Result<u64, Errno> {
+        let frame = match self.free {
+            Some(frame) => {
+                let state = self.state(frame.into()).ok_or(Errno::EIO)?;
+                self.free = state.next_free.take();
+                u64::from(frame)
+            }
+            None => {
+                let frame = u32::try_from(self.frames.len()).map_err(|_| Errno::ENOMEM)?;
+                if u64::from(frame) >= self.available {
+                    self.available = self.table.memory.grow(u64::from(frame).wrapping_add(1))?;
+                }
+                self.frames.try_push(FrameState { live: 0, next_free: None })?;
+                u64::from(frame)
+            }
+        };
+        self.in_use = self.in_use.wrapping_add(1);
+        Ok(frame)
+    }
+
+    /// Takes a frame out of use. Its entries are all cleared, and stay so until it is taken anew.
+    fn give_back(&mut self, frame: u64) {
+        let head = self.free;
+        if let (Some(state), Ok(number)) = (self.state(frame), u32::try_from(frame)) {
+            state.next_free = head;
+            self.free = Some(number);
+            self.in_use = self.in_use.wrapping_sub(1);
+        }
+    }
+}
