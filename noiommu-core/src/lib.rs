@@ -16,8 +16,10 @@ extern crate std;
 
 mod addr;
 mod errno;
+mod space;
 mod vec;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
 pub use errno::Errno;
+pub use space::{AllowedRanges, Area, Fit, IovaSpace, Placement, automatic_iova};
 pub use vec::TryVec;
