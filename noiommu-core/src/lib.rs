@@ -15,11 +15,19 @@ extern crate alloc;
 extern crate std;
 
 mod addr;
+mod context;
 mod errno;
+mod ioas;
+pub mod platform;
+mod slab;
+mod space;
 mod sync;
 pub mod table;
 mod vec;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
+pub use context::{Context, ObjectId, Usage};
 pub use errno::Errno;
+pub use ioas::{MapRequest, Place};
+pub use space::{AllowedRanges, Area, Fit, IovaSpace, Placement, automatic_iova};
 pub use vec::TryVec;

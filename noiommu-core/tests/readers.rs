@@ -110,3 +110,24 @@ fn run_is_of_one_state() {
         },
     );
 }
+
+/// A map that fails half-way takes its tables out again; they are used anew while a reader may stand in one of them.
+#[test]
+fn tables_of_a_failed_map_are_recycled_too() {
+    explore(
+        5,
+        |writer| writer.map(Iova(0), PhysAddr(0xa000), 0x1000, RW, true).unwrap(),
+        |writer| {
+            // A level-1 and a level-0 table are there for it, a second level-0 table is not.
+            let failed = writer.map(Iova(0x4000_0000), PhysAddr(0x1000), 0x20_1000, RW, true);
+            assert_eq!(failed, Err(Errno::ENOMEM));
+            writer.map(Iova(1 << 21), PhysAddr(0xb000), 0x1000, RW, true).unwrap();
+        },
+        |table| {
+            if let Some(found) = table.lookup(Iova(0x4000_0000)) {
+                assert_eq!(found.address, PhysAddr(0x1000));
+            }
+            assert_eq!(table.lookup(Iova(0x6000_0000)), None);
+        },
+    );
+}

@@ -4,11 +4,12 @@
 //! * Frames are type-stable ([`TableMemory`]), so following a stale link is never out of bounds: whatever a frame is
 //!   used for, its slots hold entries of this format.
 //! * Every entry is stored with release and loaded with acquire order: who sees a link sees the table behind it.
-//! * The *epoch* counts removals. The writer raises it before it clears the first entry of a removal and again when the
-//!   last frame is unlinked, before any of those frames can be used anew. A reader loads it before and after; equal
-//!   values mean that everything it saw belonged to one state of the table. A raised epoch makes it begin again, so
+//! * The *epoch* counts removals. The writer raises it when a removal has unlinked its last frame, before any of these
+//!   can be used anew. A reader loads it before and after; equal values mean that nothing it saw had been recycled
+//!   under it, and that no area was replaced by another between two of its steps. A raised epoch makes it begin again:
 //!   readers never wait for a writer that sleeps, and write nothing.
-//! * Mapping raises nothing: new leaves only add, and a run that meets a map under way is a shorter true answer.
+//! * Mapping raises nothing: new leaves only add. A run that meets a map or an unmap of its own area under way may be
+//!   shorter than the area allows; what it tells is true all the same.
 //!
 //! The last leaf of an area carries [`format::AREA_END`], so that area borders count without a look at the areas.
 

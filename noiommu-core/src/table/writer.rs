@@ -203,7 +203,6 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
 
     /// Clears every leaf from `first` to `last` and gives back what that empties.
     fn clear(&mut self, first: u64, last: u64) {
-        self.raise_epoch();
         let mut at = first;
         'tables: while let Some((frame, level)) = unpack_root(self.table.root.load(Ordering::Relaxed)) {
             if !format::reaches(level, at) {
@@ -243,14 +242,18 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                 break;
             }
         }
-        self.lower_top();
-        self.raise_epoch();
+        self.settle();
     }
 
     /// Takes out the tables without entries that a failed map has left on the way to `iova`.
     fn trim(&mut self, iova: u64) {
-        self.raise_epoch();
         self.prune(iova);
+        self.settle();
+    }
+
+    /// The end of every removal: from here on the frames it has unlinked may be used anew, so a reader that may still
+    /// stand in one of them has to notice.
+    fn settle(&mut self) {
         self.lower_top();
         self.raise_epoch();
     }

@@ -1,11 +1,15 @@
 //! What the tests of the engine share.
 #![allow(dead_code)]
 
-use std::sync::OnceLock;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use noiommu_core::Errno;
-use noiommu_core::table::{Frame, TableMemory};
+use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
+use noiommu_core::table::format::Access;
+use noiommu_core::table::{Frame, Table, TableMemory};
+use noiommu_core::{Errno, PhysAddr};
 
 /// Frames on the heap, in chunks that double, so that none ever moves.
 #[derive(Default, Debug)]
@@ -38,5 +42,111 @@ impl TableMemory for HeapFrames {
         slot.get_or_init(|| (0..1u64 << chunk).map(|_| Frame::new()).collect());
         // One at a time where a budget counts, else the chunk whole.
         Ok(if self.budget.is_some() { frames } else { (1 << (chunk + 1)) - 1 })
+    }
+}
+
+/// Runs what it is given, which allocates and cannot fail, or answers false instead.
+pub(crate) type Allocate = fn(&mut dyn FnMut()) -> bool;
+
+/// The result of `make`, unless `allocate` refuses.
+fn allocated<R>(allocate: Option<Allocate>, make: impl Fn() -> R) -> Result<R, Errno> {
+    let mut made = None;
+    let mut run = || made = Some(make());
+    match allocate {
+        Some(allocate) => allocate(&mut run).then_some(()).ok_or(Errno::ENOMEM)?,
+        None => run(),
+    }
+    made.ok_or(Errno::ENOMEM)
+}
+
+/// A platform whose physical memory is made up: page `n` of a backing lies at a scattered, computable place.
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// Bytes pinned at present.
+    pub(crate) pinned: Rc<Cell<u64>>,
+    /// Pins that may still be made; then pinning fails with EFAULT.
+    pub(crate) pins_left: Cell<Option<u32>>,
+    /// Whether learning the addresses fails with EIO in the middle.
+    pub(crate) addresses_fail: Cell<bool>,
+    /// Whether pins name a page less than they hold.
+    pub(crate) short: Cell<bool>,
+    /// Runs the platform's own allocations, or refuses: an ENOMEM on purpose.
+    pub(crate) allocate: Option<Allocate>,
+}
+
+/// Frames with a say in whether they grow.
+#[derive(Default)]
+pub(crate) struct AskingFrames(HeapFrames, Option<Allocate>);
+
+impl TableMemory for AskingFrames {
+    fn frame(&self, number: u64) -> Option<&Frame> {
+        self.0.frame(number)
+    }
+
+    fn grow(&self, frames: u64) -> Result<u64, Errno> {
+        allocated(self.1, || self.0.grow(frames))?
+    }
+}
+
+/// The physical place of a page: 4 pages in a row, then elsewhere.
+pub(crate) fn place(va: u64) -> u64 {
+    let page = va >> 12;
+    ((page >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 28 << 14) | (page & 3) << 12 | va & 0xfff
+}
+
+pub(crate) struct FakePins {
+    va: u64,
+    length: u64,
+    pinned: Rc<Cell<u64>>,
+    fail: bool,
+    short: bool,
+}
+
+impl Drop for FakePins {
+    fn drop(&mut self) {
+        self.pinned.set(self.pinned.get() - self.length);
+    }
+}
+
+impl Pins for FakePins {
+    type Error = Errno;
+
+    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>) -> Result<(), Errno> {
+        let pages = self.length >> 12;
+        for page in 0..pages - u64::from(self.short) {
+            if self.fail && page == pages / 2 {
+                return Err(Errno::EIO);
+            }
+            sink(PhysRun { address: PhysAddr(place(self.va + (page << 12))), length: 4096 })?;
+        }
+        Ok(())
+    }
+}
+
+impl Platform for Fake {
+    type Error = Errno;
+    type Backing = u64;
+    type Pins = FakePins;
+    type Memory = AskingFrames;
+    type Table = Arc<Table<AskingFrames>>;
+
+    fn new_table(&self) -> Result<Self::Table, Errno> {
+        // One frame at a time, so that each is an allocation of its own.
+        let frames = || AskingFrames(HeapFrames::limited(u64::MAX), self.allocate);
+        allocated(self.allocate, || Arc::new(Table::new(frames())))
+    }
+
+    fn pin(&self, va: &u64, length: u64, _: Access, _: Caller) -> Result<FakePins, Errno> {
+        if let Some(left) = self.pins_left.get() {
+            self.pins_left.set(Some(left.checked_sub(1).ok_or(Errno::EFAULT)?));
+        }
+        self.pinned.set(self.pinned.get() + length);
+        Ok(FakePins {
+            va: *va,
+            length,
+            pinned: self.pinned.clone(),
+            fail: self.addresses_fail.get(),
+            short: self.short.get(),
+        })
     }
 }

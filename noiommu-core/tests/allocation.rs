@@ -1,0 +1,171 @@
+//! Every allocation made to fail in turn: ENOMEM, the state as before, nothing leaked.
+#![cfg(not(loom))]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use noiommu_core::platform::Caller;
+use noiommu_core::table::format::Access;
+use noiommu_core::{Context, Errno, Iova, IovaRange, MapRequest, ObjectId, Place};
+use support::Fake;
+
+thread_local! {
+    /// Allocations until one fails; `None`: none does.
+    static COUNTDOWN: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Bytes that this thread has allocated and not freed.
+    static LIVE: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Counts down; tells whether the allocation at hand is the one to fail.
+fn may_allocate() -> bool {
+    COUNTDOWN.with(|countdown| match countdown.get() {
+        Some(0) => false,
+        Some(left) => {
+            countdown.set(Some(left - 1));
+            true
+        }
+        None => true,
+    })
+}
+
+struct Failing;
+
+// SAFETY: passes everything on to the system allocator, or answers null, which is allowed.
+unsafe impl GlobalAlloc for Failing {
+    // SAFETY: the caller's promises are passed on.
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !may_allocate() {
+            return std::ptr::null_mut();
+        }
+        LIVE.with(|live| live.set(live.get() + layout.size() as i64));
+        // SAFETY: as above.
+        unsafe { System.alloc(layout) }
+    }
+
+    // SAFETY: the caller's promises are passed on.
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.with(|live| live.set(live.get() - layout.size() as i64));
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Failing = Failing;
+
+/// The platform's own allocations: each counts once, as it can be refused only as a whole.
+fn allocate(run: &mut dyn FnMut()) -> bool {
+    if !may_allocate() {
+        return false;
+    }
+    let countdown = COUNTDOWN.with(Cell::take);
+    run();
+    COUNTDOWN.with(|cell| cell.set(countdown));
+    true
+}
+
+/// Runs `operation` with the `failing`th allocation refused; tells whether it got that far.
+fn with_failure<R>(failing: u64, operation: impl FnOnce() -> R) -> (R, bool) {
+    COUNTDOWN.with(|countdown| countdown.set(Some(failing)));
+    let result = operation();
+    let reached = COUNTDOWN.with(|countdown| countdown.take()) == Some(0);
+    (result, reached)
+}
+
+const ROOT: Caller = Caller { raw_io: true, ipc_lock: true };
+
+fn request(iova: Option<u64>, pages: u64) -> MapRequest<u64> {
+    let place = iova.map_or(Place::Automatic, |iova| Place::Fixed(Iova(iova)));
+    MapRequest { backing: 0x5000, address: 0x5000, length: pages << 12, access: Access::READ_WRITE, place }
+}
+
+/// Everything a user could see.
+fn state(context: &Context<Fake>, ioas: &[ObjectId]) -> Vec<(usize, u64, u64, Vec<Option<u64>>)> {
+    ioas.iter()
+        .map(|&ioas| {
+            let usage = context.usage(ioas).unwrap();
+            let looks = [0, 0x1000, 0x2000, 0x40_0000, 1 << 30, 1 << 39, 1 << 50, u64::MAX - 0xfff];
+            let found =
+                looks.map(|at| context.get_pa(ROOT, ioas, Iova(at), u64::MAX).ok().map(|(pa, n)| pa.0 ^ n));
+            (usage.areas, usage.table_frames, context.platform().pinned.get(), found.to_vec())
+        })
+        .collect()
+}
+
+type Operation = fn(&mut Context<Fake>, &[ObjectId], ObjectId) -> Result<(), Errno>;
+
+#[test]
+fn every_allocation_fails_in_turn() {
+    let operations: &[(&str, Operation)] = &[
+        ("map, nothing attached", |context, ioas, _| {
+            context.map(ioas[0], ROOT, request(Some(0x1000), 3)).map(drop)
+        }),
+        ("map high", |context, ioas, _| context.map(ioas[0], ROOT, request(Some(1 << 50), 1)).map(drop)),
+        ("allow", |context, ioas, _| {
+            context
+                .allow_iovas(ioas[0], [IovaRange::new(Iova(0x10_0000), Iova(0x7f_ffff)).unwrap()].into_iter())
+        }),
+        ("hwpt", |context, ioas, device| context.hwpt_alloc(device, ioas[0]).map(drop)),
+        ("attach", |context, ioas, device| context.attach(device, ioas[0]).map(drop)),
+        ("map automatic, attached", |context, ioas, _| {
+            context.map(ioas[0], ROOT, request(None, 600)).map(drop)
+        }),
+        ("map at the end", |context, ioas, _| {
+            context.map(ioas[0], ROOT, request(Some(u64::MAX - 0xfff), 1)).map(drop)
+        }),
+        ("map many", |context, ioas, _| {
+            let mut made = 0;
+            let outcome = (0..300u64).try_for_each(|n| {
+                context.map(ioas[0], ROOT, request(Some((1 << 30) + (n << 13)), 1))?;
+                made += 1;
+                Ok(())
+            });
+            if outcome.is_err() && made > 0 {
+                let all = IovaRange::with_length(Iova(1 << 30), made << 13).unwrap();
+                context.unmap(ioas[0], all).unwrap();
+            }
+            outcome
+        }),
+        ("bind", |context, _, _| context.bind().map(drop)),
+        ("attach elsewhere", |context, ioas, device| context.attach(device, ioas[1]).map(drop)),
+        ("ioas", |context, _, _| context.ioas_alloc().map(drop)),
+    ];
+    let outset = LIVE.with(Cell::get);
+    let mut failures = 0;
+    {
+        let mut context = Context::new(Fake { allocate: Some(allocate), ..Fake::default() });
+        let ioas = [context.ioas_alloc().unwrap(), context.ioas_alloc().unwrap()];
+        context.map(ioas[1], ROOT, request(Some(0x2000), 7)).unwrap();
+        let device = context.bind().unwrap();
+        for (name, operation) in operations {
+            let before = state(&context, &ioas);
+            for failing in 0.. {
+                let (outcome, reached) = with_failure(failing, || operation(&mut context, &ioas, device));
+                if !reached {
+                    assert_eq!(outcome, Ok(()), "{name}");
+                    break;
+                }
+                // A refused allocation may have been one too many to be needed; else it is told as what it is.
+                if outcome.is_ok() {
+                    break;
+                }
+                failures += 1;
+                assert_eq!(outcome, Err(Errno::ENOMEM), "{name}, allocation {failing}");
+                assert_eq!(state(&context, &ioas), before, "{name}, allocation {failing}");
+            }
+        }
+        // Taking away needs no memory at all.
+        let (outcome, reached) = with_failure(0, || {
+            context.detach(device)?;
+            context.unmap(ioas[0], IovaRange::ALL)?;
+            context.unmap(ioas[1], IovaRange::ALL)?;
+            context.unbind(device)
+        });
+        assert!(outcome == Ok(()) && reached, "{outcome:?}");
+        assert_eq!(context.platform().pinned.get(), 0);
+    }
+    assert_eq!(LIVE.with(Cell::get), outset, "leaked");
+    assert!(failures > 20, "only {failures} allocations were made to fail");
+}
