@@ -1,0 +1,119 @@
+//! The engine opened: what one process maps and attaches.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use noiommu_core as core;
+
+use crate::device::{self, Device};
+use crate::ioas::Ioas;
+use crate::memory::{Memory, PinChoice, PinKind, SimulatedMemory};
+use crate::{Error, ErrorKind, Result};
+
+/// An engine: the process's IOASes and devices. Cheap to clone; all clones are one engine.
+#[derive(Clone)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    engine: Mutex<core::Context<Memory>>,
+    pin_kind: PinKind,
+    simulated: Option<Arc<SimulatedMemory>>,
+}
+
+impl Inner {
+    /// The engine, locked. A thread that panicked in it has left no rule broken: the engine cannot panic itself.
+    pub(crate) fn engine(&self) -> MutexGuard<'_, core::Context<Memory>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {
+        self.simulated.as_ref()
+    }
+}
+
+impl Context {
+    /// The engine on this process's real memory, with the best pin source.
+    ///
+    /// # Errors
+    /// [`ErrorKind::KernelTooOld`], [`ErrorKind::EncryptedGuest`], [`ErrorKind::NoPhysicalAddresses`],
+    /// [`ErrorKind::NoPinSource`]: each says what to do.
+    pub fn new() -> Result<Self> {
+        Self::with_pins(PinChoice::Best)
+    }
+
+    /// The engine on this process's real memory, with a pin source of choice.
+    ///
+    /// # Errors
+    /// As for [`Context::new`].
+    pub fn with_pins(choice: PinChoice) -> Result<Self> {
+        Ok(Self::on(Memory::real(choice)?))
+    }
+
+    /// The engine on made-up physical memory: no privileges, nothing pinned, simulated devices only. For tests, and to
+    /// look around.
+    #[must_use]
+    pub fn simulated() -> Self {
+        Self::on(Memory::simulated())
+    }
+
+    fn on(memory: Memory) -> Self {
+        let (pin_kind, simulated) = (memory.pin_kind(), memory.as_simulated().cloned());
+        let engine = Mutex::new(core::Context::new(memory));
+        Self { inner: Arc::new(Inner { engine, pin_kind, simulated }) }
+    }
+
+    /// How memory is pinned.
+    #[must_use]
+    pub fn pin_kind(&self) -> PinKind {
+        self.inner.pin_kind
+    }
+
+    /// Whether physical memory is made up.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.inner.simulated.is_some()
+    }
+
+    /// A new, empty IOAS.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn ioas(&self) -> Result<Ioas> {
+        Ioas::new(&self.inner)
+    }
+
+    /// A simulated edu device (QEMU's, as its documentation has it), which reaches memory by physical addresses alone.
+    ///
+    /// # Errors
+    /// Want of memory or of threads.
+    pub fn sim_edu(&self) -> Result<Device> {
+        Device::new(&self.inner, device::sim::edu(self.inner.simulated())?)
+    }
+
+    /// A real PCI device without a kernel driver and without an IOMMU, by its address (`0000:00:04.0`), through sysfs.
+    ///
+    /// The device is claimed for this process, enabled, and has bus mastering off.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotEnabled`]: the administrator has not given the unsafe opt-in; [`ErrorKind::NoDevice`];
+    /// [`ErrorKind::HasIommu`]; [`ErrorKind::Busy`]: a driver or another process has it; [`ErrorKind::Unsupported`]: this
+    /// engine's memory is simulated. The device is as before then.
+    pub fn open(&self, address: &str) -> Result<Device> {
+        if self.is_simulated() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                core::Errno::EOPNOTSUPP,
+                "a real device cannot reach simulated memory",
+            )
+            .remedy("open the engine on real memory: Context::new()"));
+        }
+        Device::new(&self.inner, device::sysfs::open(address)?)
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("pins", &self.inner.pin_kind).finish_non_exhaustive()
+    }
+}

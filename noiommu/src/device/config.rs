@@ -1,0 +1,134 @@
+//! PCI config space: the command register and the capabilities that matter for being quiet.
+//!
+//! Source: PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification, chapter 7.5. Everything read here
+//! comes from a device and is not believed further than it can be checked.
+
+use noiommu_core::Errno;
+
+use super::Backend;
+use crate::{Error, ErrorKind, Result};
+
+/// The command register.
+pub(super) const COMMAND: u16 = 0x04;
+/// Memory space decoding.
+pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
+/// Bus mastering.
+pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
+/// In the Device Status register of the PCI Express capability.
+pub(super) const TRANSACTIONS_PENDING: u16 = 1 << 5;
+
+const STATUS: u16 = 0x06;
+const STATUS_CAPABILITIES: u16 = 1 << 4;
+const CAPABILITIES: u16 = 0x34;
+const CAPABILITY_POWER: u8 = 0x01;
+const CAPABILITY_EXPRESS: u8 = 0x10;
+const EXPRESS_DEVICE_STATUS: u16 = 0x0a;
+const POWER_CONTROL: u16 = 0x04;
+/// The largest config space there is, of PCI Express.
+const SIZE: usize = 4096;
+
+/// The config space of a device.
+#[derive(Clone, Copy)]
+pub(super) struct ConfigSpace<'a>(pub(super) &'a dyn Backend);
+
+impl ConfigSpace<'_> {
+    pub(super) fn read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
+        self.check(offset, into.len())?;
+        self.0.config_read(offset, into)
+    }
+
+    fn check(&self, offset: u16, length: usize) -> Result<()> {
+        if usize::from(offset) + length > SIZE {
+            return Err(Error::argument(format!(
+                "{length} bytes at {offset:#x} pass the end of config space"
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_u16(&self, offset: u16) -> Result<u16> {
+        let mut bytes = [0; 2];
+        self.read(offset, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// Clears and sets bits of the command register and reads it back.
+    pub(super) fn change_command(&self, clear: u16, set: u16) -> Result<u16> {
+        let command = self.read_u16(COMMAND)?;
+        let wanted = command & !clear | set;
+        if wanted != command {
+            self.0.config_write(COMMAND, &wanted.to_le_bytes())?;
+        }
+        self.read_u16(COMMAND)
+    }
+
+    /// Writes bytes, except that the bus-master bit stays as it is.
+    pub(super) fn write_keeping_bus_master(&self, offset: u16, from: &[u8]) -> Result<()> {
+        self.check(offset, from.len())?;
+        let mut bytes = from.to_vec();
+        if let Some(byte) =
+            usize::from(COMMAND).checked_sub(usize::from(offset)).and_then(|at| bytes.get_mut(at))
+        {
+            let mask = COMMAND_BUS_MASTER as u8;
+            *byte = *byte & !mask | self.read_u16(COMMAND)? as u8 & mask;
+        }
+        self.0.config_write(offset, &bytes)
+    }
+
+    /// Whether the device answers no more: all ones, which no vendor id is.
+    pub(super) fn is_gone(&self) -> Result<bool> {
+        Ok(self.read_u16(0)? == u16::MAX)
+    }
+
+    pub(super) fn gone(&self) -> Error {
+        Error::new(ErrorKind::NoDevice, Errno::ENODEV, format!("{} does not answer any more", self.0.name()))
+            .remedy("it was removed or lost power: open it again when it is back")
+    }
+
+    /// Where the capability with this id is; `None`: nowhere. A list that does not end is cut off.
+    fn capability(&self, id: u8) -> Result<Option<u16>> {
+        if self.read_u16(STATUS)? & STATUS_CAPABILITIES == 0 {
+            return Ok(None);
+        }
+        let mut at = self.read_u16(CAPABILITIES)? & 0xfc;
+        // 48 capabilities of 4 bytes fill the space behind the header.
+        for _ in 0..48 {
+            if at < 0x40 {
+                break;
+            }
+            let [found, next] = self.read_u16(at)?.to_le_bytes();
+            if found == id {
+                return Ok(Some(at));
+            }
+            at = u16::from(next) & 0xfc;
+        }
+        Ok(None)
+    }
+
+    /// Where the Device Status register of PCI Express is.
+    pub(super) fn express_status_offset(&self) -> Result<Option<u16>> {
+        Ok(self.capability(CAPABILITY_EXPRESS)?.map(|at| at + EXPRESS_DEVICE_STATUS))
+    }
+
+    /// Puts the device into D0 and reads back; without a power capability it is always there.
+    pub(super) fn power_up(&self) -> Result<()> {
+        let Some(control) = self.capability(CAPABILITY_POWER)?.map(|at| at + POWER_CONTROL) else {
+            return Ok(());
+        };
+        let value = self.read_u16(control)?;
+        if value & 3 != 0 {
+            self.0.config_write(control, &(value & !3).to_le_bytes())?;
+            // PCI Power Management Specification 1.2, 5.6.1: 10 ms from D3hot to the first access.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        if self.read_u16(control)? & 3 != 0 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                Errno::EIO,
+                format!("{} does not leave its power-saving state", self.0.name()),
+            )
+            .remedy("write \"on\" to its power/control in sysfs and try again"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,360 @@
+//! Devices: attached to an IOAS, driven through their BARs, made quiet in the end.
+
+mod bar;
+mod config;
+pub(crate) mod sim;
+pub(crate) mod sysfs;
+mod view;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use noiommu_core::{Errno, ObjectId};
+
+pub use self::bar::Bar;
+use self::bar::Registers;
+use self::config::{COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+pub use self::view::{DmaAddr, DmaSegment, DmaView};
+use crate::ioas::{self, Ioas};
+use crate::{Error, ErrorKind, Result, context};
+
+/// How a device is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum Provider {
+    /// A model in this process.
+    Sim,
+    /// A PCI device without a driver, through its files in sysfs.
+    Sysfs,
+}
+
+impl Provider {
+    /// Its name in output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sim => "sim",
+            Self::Sysfs => "sysfs",
+        }
+    }
+}
+
+/// The seam between the kit and a way to reach a PCI device. What it offers is not trusted to be quiet: the kit reads back.
+pub(crate) trait Backend: Send + Sync {
+    /// What people call the device: its PCI address.
+    fn name(&self) -> &str;
+
+    fn provider(&self) -> Provider;
+
+    /// Reads config space; `offset` and length lie within it.
+    fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()>;
+
+    /// Writes config space.
+    fn config_write(&self, offset: u16, from: &[u8]) -> Result<()>;
+
+    /// The registers of a memory BAR.
+    fn bar(&self, index: u8) -> Result<Arc<dyn Registers>>;
+
+    /// Resets the device, if there is a way; tells whether there was.
+    fn reset(&self) -> Result<bool>;
+}
+
+/// How a device was proved to be quiet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Quiet {
+    /// Bus mastering was read back as off. A device that is gone (its config space reads as all ones) counts as off.
+    pub bus_master_off: bool,
+    /// The PCI Express "transactions pending" bit was read as clear; `None`: the device has no such bit.
+    pub transactions_done: Option<bool>,
+    /// The device was reset; `false`: it offers no reset.
+    pub reset: bool,
+}
+
+/// A device, claimed by this process.
+///
+/// Dropping it makes it quiet first; only then is the memory of dropped mappings let go. If it cannot be proved quiet,
+/// its IOAS and all memory in it stay pinned until the process ends, and an error is logged.
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    context: Arc<context::Inner>,
+    backend: Box<dyn Backend>,
+    id: ObjectId,
+    state: Mutex<State>,
+}
+
+struct State {
+    attached: Option<Arc<ioas::Inner>>,
+    /// Bus mastering has been turned on since the device was last quiet.
+    master: bool,
+    /// The highest address that the device can reach.
+    dma_mask: u64,
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> ConfigSpace<'_> {
+        ConfigSpace(&*self.backend)
+    }
+
+    /// Bus mastering off and read back, transactions done, reset where there is one.
+    fn quiesce(&self, state: &mut State) -> Result<Quiet> {
+        let config = self.config();
+        config.change_command(COMMAND_BUS_MASTER, 0)?;
+        if config.is_gone()? {
+            let quiet = Quiet { bus_master_off: true, transactions_done: None, reset: false };
+            self.now_quiet(state);
+            return Ok(quiet);
+        }
+        let transactions_done = self.wait_for_transactions()?;
+        let reset = self.backend.reset()?;
+        // After the reset: it may have put back what was there before it.
+        let bus_master_off = config.read_u16(COMMAND)? & COMMAND_BUS_MASTER == 0;
+        let quiet = Quiet { bus_master_off, transactions_done, reset };
+        if !bus_master_off || (transactions_done == Some(false) && !reset) {
+            return Err(Error::new(
+                ErrorKind::NotQuiet,
+                Errno::EBUSY,
+                format!("{}: could not be made quiet: {quiet:?}", self.backend.name()),
+            )
+            .remedy("reset or remove the device; its memory stays pinned until then"));
+        }
+        self.now_quiet(state);
+        Ok(quiet)
+    }
+
+    /// Polls the "transactions pending" bit for as long as a completion may take.
+    fn wait_for_transactions(&self) -> Result<Option<bool>> {
+        // PCI Express Base Specification 2.8: completions time out after at most 64 s in the longest range; 50 ms is the
+        // default range's end. A device that takes longer than a second is taken for hung.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let Some(status) = self.config().express_status_offset()? else { return Ok(None) };
+        loop {
+            if self.config().read_u16(status)? & config::TRANSACTIONS_PENDING == 0 {
+                return Ok(Some(true));
+            }
+            if Instant::now() >= deadline {
+                return Ok(Some(false));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn now_quiet(&self, state: &mut State) {
+        if std::mem::take(&mut state.master)
+            && let Some(ioas) = &state.attached
+        {
+            ioas.remove_master();
+        }
+    }
+}
+
+impl Device {
+    pub(crate) fn new(context: &Arc<context::Inner>, backend: Box<dyn Backend>) -> Result<Self> {
+        let id = context.engine().bind()?;
+        let state = Mutex::new(State { attached: None, master: false, dma_mask: u64::MAX });
+        let device = Self { inner: Arc::new(Inner { context: context.clone(), backend, id, state }) };
+        // Whoever had it before may have left bus mastering on. From here on a failure drops the device, quietly.
+        device.inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
+        Ok(device)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// What people call it: its PCI address, or the name of the model.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.inner.backend.name()
+    }
+
+    /// How it is reached.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.inner.backend.provider()
+    }
+
+    /// Vendor and device id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoDevice`] when it is gone.
+    pub fn id(&self) -> Result<(u16, u16)> {
+        let config = self.inner.config();
+        let id = (config.read_u16(0)?, config.read_u16(2)?);
+        if id.0 == u16::MAX { Err(config.gone()) } else { Ok(id) }
+    }
+
+    /// Reads config space.
+    ///
+    /// # Errors
+    /// EINVAL past its end; what the provider answers.
+    pub fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
+        self.inner.config().read(offset, into)
+    }
+
+    /// Writes config space. The bus-master bit keeps its value: it is turned on by [`Device::enable_bus_master`] and off
+    /// by [`Device::quiesce`] alone.
+    ///
+    /// # Errors
+    /// EINVAL past its end; what the provider answers.
+    pub fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
+        // Under the lock, so that nobody turns it on or off between the reading and the writing.
+        let _state = self.inner.state();
+        self.inner.config().write_keeping_bus_master(offset, from)
+    }
+
+    /// The registers of memory BAR `index` (0 to 5).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when there is no such BAR or it is no memory BAR; what the provider answers.
+    pub fn bar(&self, index: u8) -> Result<Bar> {
+        Ok(Bar::new(self.name(), index, self.inner.backend.bar(index)?))
+    }
+
+    /// Attaches the device to an IOAS, in place of the one it was attached to.
+    ///
+    /// # Errors
+    /// EBUSY while the device may be doing DMA ([`Device::quiesce`] it first); EINVAL for an IOAS of another context.
+    pub fn attach(&self, ioas: &Ioas) -> Result<()> {
+        let mut state = self.inner.state();
+        if !Arc::ptr_eq(&self.inner.context, ioas.inner().context()) {
+            return Err(Error::argument("the device and the IOAS belong to two contexts"));
+        }
+        if state.master {
+            return Err(self.still_mastering("attached elsewhere"));
+        }
+        self.inner.context.engine().attach(self.inner.id, ioas.inner().hwpt())?;
+        state.attached = Some(ioas.inner().clone());
+        Ok(())
+    }
+
+    /// Detaches the device.
+    ///
+    /// # Errors
+    /// EBUSY while the device may be doing DMA ([`Device::quiesce`] it first).
+    pub fn detach(&self) -> Result<()> {
+        let mut state = self.inner.state();
+        if state.master {
+            return Err(self.still_mastering("detached"));
+        }
+        self.inner.context.engine().detach(self.inner.id)?;
+        state.attached = None;
+        Ok(())
+    }
+
+    fn still_mastering(&self, what: &str) -> Error {
+        Error::new(
+            ErrorKind::Busy,
+            Errno::EBUSY,
+            format!("{} cannot be {what} while its bus mastering is on", self.name()),
+        )
+        .remedy("quiesce() it first")
+    }
+
+    /// Tells how far the device reaches: `bits` address bits, 1 to 64 (64 at the start).
+    ///
+    /// # Errors
+    /// EINVAL for other numbers.
+    pub fn set_dma_bits(&self, bits: u32) -> Result<()> {
+        if !(1..=64).contains(&bits) {
+            return Err(Error::argument(format!("a DMA mask of {bits} bits")));
+        }
+        self.inner.state().dma_mask = u64::MAX >> (64 - bits);
+        Ok(())
+    }
+
+    /// Lets the device reach memory: turns bus mastering on.
+    ///
+    /// # Errors
+    /// EINVAL while it is not attached to an IOAS; ENODEV when it is gone; what the provider answers.
+    ///
+    /// # Safety
+    /// This is the one promise of a driver: until the device is quiet again, all that is written to the device makes it
+    /// reach no memory but that of live mappings of the IOAS it is attached to, by the addresses and lengths that
+    /// [`Mapping::for_device`](crate::Mapping::for_device) gave; and a mapping is [reclaimed](crate::Mapping::reclaim)
+    /// only when the device has finished with it. Without an IOMMU nothing else stands between a device and any memory of
+    /// the machine.
+    pub unsafe fn enable_bus_master(&self) -> Result<()> {
+        let mut state = self.inner.state();
+        let Some(ioas) = &state.attached else {
+            return Err(Error::argument(format!("{} is not attached to an IOAS", self.name()))
+                .remedy("attach() it before turning on bus mastering"));
+        };
+        if !state.master {
+            // Counted first: from here on, memory that is given up waits.
+            ioas.add_master();
+            state.master = true;
+        }
+        let config = self.inner.config();
+        let command = config.change_command(0, COMMAND_BUS_MASTER | COMMAND_MEMORY)?;
+        if config.is_gone()? {
+            return Err(config.gone());
+        }
+        if command & COMMAND_BUS_MASTER == 0 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                Errno::EIO,
+                format!("{}: bus mastering does not stay on", self.name()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes the device quiet: bus mastering off and read back, no transaction pending, reset where there is one. What was
+    /// waiting for that is let go.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotQuiet`] when that cannot be proved; the memory stays pinned then.
+    pub fn quiesce(&self) -> Result<Quiet> {
+        self.inner.quiesce(&mut self.inner.state())
+    }
+
+    /// Resets the device, if it offers a way; tells whether it did. Bus mastering is off afterwards.
+    ///
+    /// # Errors
+    /// As for [`Device::quiesce`].
+    pub fn reset(&self) -> Result<bool> {
+        self.quiesce().map(|quiet| quiet.reset)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let mut state = self.inner.state();
+        let outcome = self.inner.quiesce(&mut state);
+        let ioas = state.attached.take();
+        match outcome {
+            Ok(_) => {}
+            Err(error) if state.master => {
+                tracing::error!(device = self.inner.backend.name(), %error, "the memory of a device stays pinned");
+                // Shares that are never given back: the device stays claimed, and neither its IOAS nor any mapping in
+                // it can go.
+                std::mem::forget((ioas, self.inner.clone()));
+                return;
+            }
+            // It never was let loose, so nothing waits for it.
+            Err(error) => tracing::warn!(device = self.inner.backend.name(), %error, "closing"),
+        }
+        let mut engine = self.inner.context.engine();
+        let _ = engine.unbind(self.inner.id);
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("name", &self.name())
+            .field("provider", &self.provider())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

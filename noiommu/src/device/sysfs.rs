@@ -1,0 +1,402 @@
+//! A real PCI device without a driver, through its files in sysfs: works on any kernel.
+//!
+//! See *Documentation/PCI/sysfs-pci.rst* of the kernel for the files. A kernel in lockdown refuses them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind as Io, Write as _};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use noiommu_core::Errno;
+use rustix::fs::FlockOperation;
+use rustix::mm::{self, MapFlags, ProtFlags};
+
+use super::bar::Registers;
+use super::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+use super::{Backend, Provider};
+use crate::{Error, ErrorKind, Result, optin};
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+/// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
+const CLAIM: &str = "noiommu";
+
+/// A claimed device. Bus mastering is off by the time this is dropped, as the kit sees to it.
+struct SysfsDevice {
+    name: String,
+    directory: PathBuf,
+    /// Locked for this process as long as it is open.
+    config: File,
+    /// What was there before, to be put back.
+    override_before: Option<String>,
+    enabled: bool,
+}
+
+/// Claims and enables the device at a PCI address.
+pub(crate) fn open(address: &str) -> Result<Box<dyn Backend>> {
+    optin::require()?;
+    let device = SysfsDevice::claim(Path::new(DEVICES), address)?;
+    optin::taint(&device.name);
+    Ok(Box::new(device))
+}
+
+/// `domain:bus:device.function` in hexadecimal, as sysfs has it; the domain may be left out.
+fn normalize(address: &str) -> Option<String> {
+    let full = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address.to_owned() };
+    let (rest, function) = full.split_once('.')?;
+    let mut parts = rest.split(':');
+    let mut hex = |digits: usize| {
+        let part = parts.next()?;
+        let valid = part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        valid.then(|| u32::from_str_radix(part, 16).ok())?
+    };
+    let (domain, bus, device) = (hex(4)?, hex(2)?, hex(2)?);
+    let function: u32 = function.parse().ok()?;
+    (parts.next().is_none() && device < 32 && function < 8)
+        .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function}"))
+}
+
+impl SysfsDevice {
+    fn claim(devices: &Path, address: &str) -> Result<Self> {
+        let name = normalize(address).ok_or_else(|| {
+            Error::argument(format!("{address:?} is no PCI address"))
+                .remedy("write it as lspci does: 0000:00:04.0")
+        })?;
+        let directory = devices.join(&name);
+        if !directory.exists() {
+            return Err(Error::new(
+                ErrorKind::NoDevice,
+                Errno::ENODEV,
+                format!("there is no PCI device {name}"),
+            )
+            .remedy(format!("ls {DEVICES} shows those there are")));
+        }
+        refuse_iommu(&name, &directory)?;
+        refuse_driver(&name, &directory)?;
+        let config =
+            OpenOptions::new().read(true).write(true).open(directory.join("config")).map_err(|error| {
+                Error::system(format_args!("opening {}", directory.join("config").display()), error)
+                    .remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
+            })?;
+        rustix::fs::flock(&config, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Error::new(ErrorKind::Busy, Errno::EBUSY, format!("{name} is in use by another process"))
+                .remedy("end the program that drives it")
+        })?;
+        let mut device = Self { name, directory, config, override_before: None, enabled: false };
+        // From here on, dropping `device` puts back what has been changed.
+        let before = fs::read_to_string(device.directory.join("driver_override")).unwrap_or_default();
+        device.write("driver_override", CLAIM)?;
+        // sysfs shows "(null)" for none; an empty line takes it away.
+        let before = before.trim();
+        device.override_before =
+            Some(if matches!(before, "(null)" | CLAIM) { String::new() } else { before.to_owned() });
+        // A driver may have come between the look and the override.
+        refuse_driver(&device.name, &device.directory)?;
+        let _ = device.write("power/control", "on");
+        device.write("enable", "1")?;
+        device.enabled = true;
+        let config = ConfigSpace(&device);
+        config.power_up()?;
+        config.change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
+        if config.is_gone()? {
+            return Err(config.gone());
+        }
+        Ok(device)
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.directory.join(file);
+        let written =
+            OpenOptions::new().write(true).open(&path).and_then(|mut file| writeln!(file, "{text}"));
+        written.map_err(|error| {
+            Error::system(format_args!("writing {}", path.display()), error).remedy("run it as root")
+        })
+    }
+
+    fn gone(&self, error: std::io::Error, doing: &str) -> Error {
+        if error.raw_os_error() == Some(libc::ENODEV) || error.kind() == Io::UnexpectedEof {
+            ConfigSpace(self).gone()
+        } else {
+            Error::system(format_args!("{doing} {}", self.name), error)
+        }
+    }
+}
+
+/// Refuses a device that an IOMMU serves. Its group may be the dummy of the kernel's own no-IOMMU mode; the link `iommu`
+/// tells a real one, and so does a group of another name.
+fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
+    let group = directory.join("iommu_group");
+    let dummy = fs::read_to_string(group.join("name")).is_ok_and(|name| name.trim() == "vfio-noiommu");
+    if directory.join("iommu").exists() || group.exists() && !dummy {
+        return Err(Error::new(
+            ErrorKind::HasIommu,
+            Errno::EOPNOTSUPP,
+            format!("{name} stands behind an IOMMU: physical addresses would be blocked or misread"),
+        )
+        .remedy("use it through VFIO with the IOMMU, which is safe"));
+    }
+    Ok(())
+}
+
+fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
+    let Ok(driver) = fs::read_link(directory.join("driver")) else { return Ok(()) };
+    let driver = driver.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Err(Error::new(ErrorKind::Busy, Errno::EBUSY, format!("the kernel's driver {driver} has {name}"))
+        .remedy(format!("if nothing uses the device: echo {name} > {DEVICES}/{name}/driver/unbind")))
+}
+
+impl Drop for SysfsDevice {
+    fn drop(&mut self) {
+        if self.enabled {
+            let _ = self.write("enable", "0");
+        }
+        if let Some(before) = &self.override_before {
+            let _ = self.write("driver_override", before);
+        }
+    }
+}
+
+impl Backend for SysfsDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn provider(&self) -> Provider {
+        Provider::Sysfs
+    }
+
+    fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
+        self.config
+            .read_exact_at(into, offset.into())
+            .map_err(|error| self.gone(error, "reading config space of"))
+    }
+
+    fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
+        self.config
+            .write_all_at(from, offset.into())
+            .map_err(|error| self.gone(error, "writing config space of"))
+    }
+
+    fn bar(&self, index: u8) -> Result<Arc<dyn Registers>> {
+        let table = fs::read_to_string(self.directory.join("resource"))
+            .map_err(|error| self.gone(error, "reading the resources of"))?;
+        let size = memory_bar_size(&table, index).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                Errno::EINVAL,
+                format!("{} has no memory BAR {index}", self.name),
+            )
+        })?;
+        let path = self.directory.join(format!("resource{index}"));
+        Ok(Arc::new(MappedBar::new(&path, size)?))
+    }
+
+    fn reset(&self) -> Result<bool> {
+        if !self.directory.join("reset").exists() {
+            return Ok(false);
+        }
+        self.write("reset", "1")?;
+        Ok(true)
+    }
+}
+
+/// The size of a memory BAR by the table in `resource`: a line of start, end and flags for each.
+fn memory_bar_size(table: &str, index: u8) -> Option<u64> {
+    /// IORESOURCE_MEM
+    const MEMORY: u64 = 0x200;
+    if index > 5 {
+        return None;
+    }
+    let mut numbers = table
+        .lines()
+        .nth(index.into())?
+        .split_ascii_whitespace()
+        .map(|number| u64::from_str_radix(number.strip_prefix("0x")?, 16).ok());
+    let (start, end, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    (flags & MEMORY != 0 && end > start).then(|| end - start + 1)
+}
+
+/// A BAR mapped into this process.
+struct MappedBar {
+    base: NonNull<u8>,
+    size: u64,
+    mapped: usize,
+}
+
+// SAFETY: the mapping belongs to this value; accesses to it are single volatile loads and stores of registers.
+unsafe impl Send for MappedBar {}
+// SAFETY: as above.
+unsafe impl Sync for MappedBar {}
+
+impl MappedBar {
+    fn new(path: &Path, size: u64) -> Result<Self> {
+        let failed = |error: std::io::Error| {
+            let lockdown = error.kind() == Io::PermissionDenied;
+            let error = Error::system(format_args!("mapping {}", path.display()), error);
+            if lockdown {
+                error.remedy("run it as root; a kernel in lockdown mode (Secure Boot) refuses it to everyone")
+            } else {
+                error
+            }
+        };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        let mapped = usize::try_from(size)
+            .ok()
+            .and_then(|size| size.checked_next_multiple_of(rustix::param::page_size()))
+            .ok_or_else(|| Error::from(Errno::EOVERFLOW))?;
+        // SAFETY: a new mapping of device registers at a place of the kernel's choice.
+        let base = unsafe {
+            mm::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        };
+        let base = NonNull::new(base.map_err(|error| failed(error.into()))?.cast());
+        Ok(Self { base: base.ok_or_else(|| Error::from(Errno::EFAULT))?, size, mapped })
+    }
+}
+
+impl Drop for MappedBar {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nobody holds a pointer into it.
+        let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.mapped) };
+    }
+}
+
+impl Registers for MappedBar {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, width: u8) -> Result<u64> {
+        // SAFETY: the caller has checked that the access lies in the BAR and is aligned to its width.
+        unsafe {
+            let at = self.base.as_ptr().add(offset as usize);
+            Ok(match width {
+                1 => at.read_volatile().into(),
+                2 => u16::from_le(at.cast::<u16>().read_volatile()).into(),
+                4 => u32::from_le(at.cast::<u32>().read_volatile()).into(),
+                _ => u64::from_le(at.cast::<u64>().read_volatile()),
+            })
+        }
+    }
+
+    fn write(&self, offset: u64, width: u8, value: u64) -> Result<()> {
+        // SAFETY: as for `read`.
+        unsafe {
+            let at = self.base.as_ptr().add(offset as usize);
+            match width {
+                1 => at.write_volatile(value as u8),
+                2 => at.cast::<u16>().write_volatile((value as u16).to_le()),
+                4 => at.cast::<u32>().write_volatile((value as u32).to_le()),
+                _ => at.cast::<u64>().write_volatile(value.to_le()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(normalize("0000:00:04.0").as_deref(), Some("0000:00:04.0"));
+        assert_eq!(normalize("00:1F.7").as_deref(), Some("0000:00:1f.7"));
+        for bad in
+            ["", "4", "00:20.0", "00:04.8", "../../x", "0000:00:04.0/..", "0:0:0:0.0", "00:04.", "+1:04.0"]
+        {
+            assert_eq!(normalize(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn resources() {
+        let table = "0x00000000febf0000 0x00000000febfffff 0x0000000000040200\n\
+                     0x000000000000c000 0x000000000000c03f 0x0000000000040101\n\
+                     0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
+        assert_eq!(memory_bar_size(table, 0), Some(0x10000));
+        for none in [1, 2, 3, 6, 255] {
+            assert_eq!(memory_bar_size(table, none), None, "{none}");
+        }
+    }
+
+    /// A tree of files that looks like sysfs.
+    fn device(links: &[&str]) -> (PathBuf, Result<SysfsDevice>) {
+        let root =
+            std::env::temp_dir().join(format!("noiommu-sysfs-{}-{}", std::process::id(), links.join("-")));
+        let directory = root.join("0000:00:04.0");
+        fs::create_dir_all(directory.join("power")).unwrap();
+        let mut config = [0u8; 256];
+        config[..6].copy_from_slice(&[0x34, 0x12, 0xe8, 0x11, 4, 0]);
+        fs::write(directory.join("config"), config).unwrap();
+        fs::write(directory.join("driver_override"), "(null)\n").unwrap();
+        for file in ["enable", "power/control"] {
+            fs::write(directory.join(file), "").unwrap();
+        }
+        for link in links {
+            let target = root.join(format!("target-{link}"));
+            fs::create_dir_all(&target).unwrap();
+            let _ = fs::remove_file(directory.join(link));
+            std::os::unix::fs::symlink(&target, directory.join(link)).unwrap();
+        }
+        let device = SysfsDevice::claim(&root, "0000:00:04.0");
+        (root, device)
+    }
+
+    fn text(root: &Path, file: &str) -> String {
+        // Files of sysfs take what is written last; these are appended to nowhere, so the first line counts.
+        fs::read_to_string(root.join("0000:00:04.0").join(file))
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap_or("")
+            .to_owned()
+    }
+
+    #[test]
+    fn claims_with_bus_mastering_off_and_puts_back() {
+        let (root, device) = device(&[]);
+        let device = device.unwrap();
+        assert_eq!(
+            (text(&root, "driver_override").as_str(), text(&root, "enable").as_str()),
+            ("noiommu", "1")
+        );
+        let mut command = [0; 2];
+        device.config_read(4, &mut command).unwrap();
+        assert_eq!(command, [2, 0], "memory on, bus mastering off");
+        assert_eq!(SysfsDevice::claim(&root, "00:04.0").err().unwrap().kind(), ErrorKind::Busy);
+        drop(device);
+        assert_eq!((text(&root, "driver_override").as_str(), text(&root, "enable").as_str()), ("", "0"));
+        assert_eq!(SysfsDevice::claim(&root, "00:05.0").err().unwrap().kind(), ErrorKind::NoDevice);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn refuses_devices_that_others_serve() {
+        for (links, kind) in [
+            (&["iommu"][..], ErrorKind::HasIommu),
+            (&["iommu_group"], ErrorKind::HasIommu),
+            (&["driver"], ErrorKind::Busy),
+        ] {
+            let (root, device) = device(links);
+            let error = device.err().unwrap();
+            assert_eq!(error.kind(), kind);
+            assert!(error.remedy_text().is_some());
+            assert_eq!(text(&root, "driver_override"), "(null)", "untouched");
+            fs::remove_dir_all(root).unwrap();
+        }
+        // The kernel's own no-IOMMU group is none.
+        let (root, refused) = device(&["iommu_group"]);
+        drop(refused);
+        fs::write(root.join("target-iommu_group/name"), "vfio-noiommu\n").unwrap();
+        assert!(SysfsDevice::claim(&root, "00:04.0").is_ok());
+        fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,145 @@
+//! What a device is given: addresses of a mapping, for that device.
+
+use std::fmt;
+use std::sync::Arc;
+
+use noiommu_core::table::Segment;
+use noiommu_core::{Errno, PhysAddr};
+
+use super::Device;
+use crate::ioas::MappingInner;
+use crate::{Error, ErrorKind, Result};
+
+/// An address as a device uses it. Without an IOMMU it is the physical address, where the bus counts like the processor;
+/// it is got from a mapping for a device, and cannot be made of anything else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DmaAddr(u64);
+
+impl DmaAddr {
+    /// The number to put into a descriptor or register.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for DmaAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl fmt::Display for DmaAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A contiguous piece of a mapping, for a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DmaSegment {
+    /// Where it begins in the mapping, in bytes.
+    pub offset: u64,
+    /// Where the device finds it.
+    pub address: DmaAddr,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// The addresses of a mapping for one device. Keeps the mapping alive, so an address in it never goes stale.
+#[derive(Debug)]
+pub struct DmaView {
+    segments: Box<[DmaSegment]>,
+    length: u64,
+    _mapping: Arc<MappingInner>,
+}
+
+impl DmaView {
+    pub(crate) fn new(mapping: &Arc<MappingInner>, device: &Device, pieces: &[Segment]) -> Result<Self> {
+        let state = device.inner().state();
+        if !state.attached.as_ref().is_some_and(|ioas| Arc::ptr_eq(ioas, mapping.ioas())) {
+            return Err(Error::new(
+                ErrorKind::Rule,
+                Errno::EINVAL,
+                format!("{} is not attached to the IOAS of this mapping", device.name()),
+            )
+            .remedy("attach() it first"));
+        }
+        let mut length = 0;
+        let mut segments = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let address = bus_address(piece.address);
+            // The last byte: a segment may end at the top of 64 bits.
+            let last = address.0 + (piece.length - 1);
+            if last > state.dma_mask {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    Errno::EOPNOTSUPP,
+                    format!("{} cannot reach address {last:#x} (mask {:#x})", device.name(), state.dma_mask),
+                )
+                .remedy(
+                    "use memory below that, as reserved huge pages of a small machine are, or another device",
+                ));
+            }
+            segments.push(DmaSegment { offset: length, address, length: piece.length });
+            length += piece.length;
+        }
+        Ok(Self { segments: segments.into(), length, _mapping: mapping.clone() })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Never: a mapping has at least one byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The contiguous pieces, in order.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = DmaSegment> + '_ {
+        self.segments.iter().copied()
+    }
+
+    /// The address of the byte at `offset` and the contiguous bytes from there on.
+    ///
+    /// # Errors
+    /// EINVAL past the end.
+    pub fn at(&self, offset: u64) -> Result<DmaSegment> {
+        let after = self.segments.partition_point(|segment| segment.offset <= offset);
+        match after.checked_sub(1).and_then(|index| self.segments.get(index)) {
+            Some(segment) if offset - segment.offset < segment.length => {
+                let skip = offset - segment.offset;
+                let address = DmaAddr(segment.address.0 + skip);
+                Ok(DmaSegment { offset, address, length: segment.length - skip })
+            }
+            _ => Err(Error::argument(format!("offset {offset} in a mapping of {} bytes", self.length))),
+        }
+    }
+
+    /// The contiguous pieces of `length` bytes from `offset` on.
+    ///
+    /// # Errors
+    /// EINVAL past the end.
+    pub fn range(&self, offset: u64, length: u64) -> Result<Vec<DmaSegment>> {
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        while done < length {
+            let at = offset.checked_add(done).ok_or_else(|| Error::from(Errno::EOVERFLOW))?;
+            let mut piece = self.at(at)?;
+            piece.length = piece.length.min(length - done);
+            done += piece.length;
+            pieces.push(piece);
+        }
+        Ok(pieces)
+    }
+}
+
+/// Where a device finds a physical address. The same number on every bus that the kit supports so far; buses that count
+/// from elsewhere get their offset here.
+fn bus_address(place: PhysAddr) -> DmaAddr {
+    DmaAddr(place.0)
+}

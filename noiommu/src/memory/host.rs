@@ -1,0 +1,103 @@
+//! Whether this machine and process can do without an IOMMU at all.
+
+use std::path::Path;
+
+use noiommu_core::Errno;
+
+use super::pagemap::{Pagemap, hidden_frames};
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+/// The oldest kernel supported: registered buffers that can be replaced one by one, and FOLL_LONGTERM pins of
+/// everything mapped, are right from 5.15 on.
+const OLDEST: (u32, u32) = (5, 15);
+
+/// The kernel's release, as uname tells.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Whether the process has a capability in its effective set.
+pub(crate) fn has_capability(capability: rustix::thread::CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
+}
+
+/// Refuses a kernel or machine on which physical addresses from user space would be wrong.
+pub(crate) fn check_machine() -> Result<()> {
+    check_release(&kernel_release())?;
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    check_encryption(&cpuinfo, Path::new("/dev"))
+}
+
+fn check_release(release: &str) -> Result<()> {
+    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::KernelTooOld,
+            Errno::ENOSYS,
+            format!("kernel {release} is older than {}.{}", OLDEST.0, OLDEST.1),
+        )
+        .remedy("use a newer kernel: long-term pins from user space are not reliable before it")),
+    }
+}
+
+/// Guests with encrypted memory: what a device writes to the bare physical address is not what the CPU reads there.
+fn check_encryption(cpuinfo: &str, dev: &Path) -> Result<()> {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or("");
+    let flag = |name| flags.split_ascii_whitespace().any(|flag| flag == name);
+    // An SEV flag alone only says that the processor could; with a hypervisor it is what the guest runs under.
+    let sev = flag("hypervisor") && ["sev", "sev_es", "sev_snp"].into_iter().any(flag);
+    let which = if flag("tdx_guest") || dev.join("tdx_guest").exists() {
+        "TDX"
+    } else if sev || dev.join("sev-guest").exists() {
+        "SEV"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::EncryptedGuest,
+        Errno::EOPNOTSUPP,
+        format!("this is a guest with encrypted memory ({which}): a device cannot read or write it"),
+    )
+    .remedy("use the kernel's driver, which goes through shared bounce buffers"))
+}
+
+/// Whether the kernel shows physical addresses to this process.
+pub(crate) fn check_frames(pagemap: &Pagemap) -> Result<()> {
+    let here = 0u8;
+    let address = std::ptr::from_ref(std::hint::black_box(&here)) as usize;
+    match pagemap.entry(address)?.frame(pagemap.page_size()) {
+        Some(_) => Ok(()),
+        None => Err(hidden_frames()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases() {
+        for good in ["5.15.0", "5.15", "6.1.0-56-cloud-amd64", "6.18.44-fc", "7.3.4", "10.0-rc1"] {
+            assert!(check_release(good).is_ok(), "{good}");
+        }
+        for bad in ["5.14.21", "4.19.0-27-amd64", "3.10", "", "x.y"] {
+            assert_eq!(check_release(bad).unwrap_err().kind(), ErrorKind::KernelTooOld, "{bad}");
+        }
+    }
+
+    #[test]
+    fn encrypted_guests() {
+        let nowhere = Path::new("/nonexistent");
+        let check = |flags: &str| check_encryption(&format!("model\t: 1\nflags\t\t: {flags}\n"), nowhere);
+        for plain in ["fpu sse", "fpu sev sev_es", "hypervisor fpu", "hypervisor sevx"] {
+            assert!(check(plain).is_ok(), "{plain}");
+        }
+        for encrypted in ["hypervisor sev", "hypervisor fpu sev_snp", "tdx_guest"] {
+            let error = check(encrypted).unwrap_err();
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::EncryptedGuest, Errno::EOPNOTSUPP));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The engine's memory: what it maps is pinned here, and its tables live here.
+
+mod af_xdp;
+mod arena;
+mod host;
+mod io_uring;
+mod maps;
+mod pagemap;
+mod pin;
+mod simulated;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
+use noiommu_core::table::Table;
+use noiommu_core::table::format::Access;
+use noiommu_core::{Errno, PhysAddr};
+use rustix::fs::SealFlags;
+use rustix::mm::{self, MapFlags, ProtFlags};
+use rustix::thread::CapabilitySet;
+
+pub use self::host::kernel_release;
+pub(crate) use self::maps::{huge_bytes, read as read_maps};
+pub(crate) use self::pagemap::{HUGE, Pagemap};
+pub use self::pin::PinKind;
+use self::pin::PinSource;
+pub(crate) use self::simulated::SimulatedMemory;
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+pub(crate) use arena::Arena;
+
+/// Memory to be mapped.
+#[derive(Clone, Debug)]
+pub(crate) enum Backing {
+    /// At this address of the process.
+    User(usize),
+    /// In a file of shared memory, from this offset.
+    File(Arc<OwnedFd>, u64),
+}
+
+/// What the engine runs on in this process.
+pub(crate) struct Memory {
+    source: Source,
+}
+
+enum Source {
+    Real { pins: Box<dyn PinSource>, pagemap: Arc<Pagemap> },
+    Simulated(Arc<SimulatedMemory>),
+}
+
+/// Which pin source to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum PinChoice {
+    /// io_uring where the process may use it, AF_XDP otherwise.
+    #[default]
+    Best,
+    /// io_uring alone.
+    IoUring,
+    /// AF_XDP alone.
+    AfXdp,
+}
+
+impl Memory {
+    /// Real memory of this process.
+    pub(crate) fn real(choice: PinChoice) -> Result<Self> {
+        host::check_machine()?;
+        let pagemap = Pagemap::open()?;
+        host::check_frames(&pagemap)?;
+        let io_uring = || io_uring::IoUringPins::new().map(|pins| Box::new(pins) as Box<dyn PinSource>);
+        let af_xdp =
+            || af_xdp::AfXdpPins::new(pagemap.page_size()).map(|pins| Box::new(pins) as Box<dyn PinSource>);
+        let pins = match choice {
+            PinChoice::IoUring => io_uring()?,
+            PinChoice::AfXdp => af_xdp()?,
+            PinChoice::Best => match io_uring() {
+                Ok(pins) => pins,
+                Err(first) => af_xdp().map_err(|second| no_pin_source(&first, &second))?,
+            },
+        };
+        tracing::debug!(pin = pins.kind().name(), "memory is pinned for real");
+        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) } })
+    }
+
+    /// Made-up physical memory; only simulated devices can use it.
+    pub(crate) fn simulated() -> Self {
+        Self { source: Source::Simulated(Arc::default()) }
+    }
+
+    pub(crate) fn pin_kind(&self) -> PinKind {
+        match &self.source {
+            Source::Real { pins, .. } => pins.kind(),
+            Source::Simulated(_) => PinKind::Simulated,
+        }
+    }
+
+    /// The made-up memory, for the bus of simulated devices; `None` on real memory.
+    pub(crate) fn as_simulated(&self) -> Option<&Arc<SimulatedMemory>> {
+        match &self.source {
+            Source::Simulated(memory) => Some(memory),
+            Source::Real { .. } => None,
+        }
+    }
+
+    fn pin_range(&self, address: usize, length: usize, view: Option<View>) -> Result<HostPins> {
+        let held = match &self.source {
+            Source::Simulated(memory) => Held::Simulated(memory.pin(address, length)),
+            Source::Real { pins, pagemap } => {
+                let pin = pins.pin(&pagemap.pieces(address, length)?)?;
+                // Only memory of files or shared memory can be DAX, and a look at the list of mappings is slow.
+                if pagemap.entry(address)?.file_or_shared() && maps::has_dax(address, length) {
+                    return Err(dax());
+                }
+                Held::Real { pagemap: pagemap.clone(), address, length, _pin: pin }
+            }
+        };
+        Ok(HostPins { held, _view: view })
+    }
+}
+
+fn no_pin_source(io_uring: &Error, af_xdp: &Error) -> Error {
+    Error::new(
+        ErrorKind::NoPinSource,
+        Errno::EOPNOTSUPP,
+        format!("there is no way to pin memory here: {}; {}", io_uring.cause(), af_xdp.cause()),
+    )
+    .remedy(format!(
+        "either {}, or {}",
+        io_uring.remedy_text().unwrap_or("enable io_uring"),
+        af_xdp.remedy_text().unwrap_or("enable AF_XDP")
+    ))
+}
+
+fn dax() -> Error {
+    Error::new(ErrorKind::Dax, Errno::EOPNOTSUPP, "memory of a DAX device or file has no ordinary pages")
+        .remedy("use anonymous memory, a memfd or hugetlb pages")
+}
+
+impl Platform for Memory {
+    type Error = Error;
+    type Backing = Backing;
+    type Pins = HostPins;
+    type Memory = Arena;
+    type Table = Arc<Table<Arena>>;
+
+    fn new_table(&self) -> Result<Self::Table> {
+        Ok(Arc::new(Table::new(Arena::new()?)))
+    }
+
+    fn pin(&self, backing: &Backing, length: u64, _: Access, _: Caller) -> Result<HostPins> {
+        let length = usize::try_from(length).map_err(|_| Error::from(Errno::EOVERFLOW))?;
+        match backing {
+            Backing::User(address) => {
+                if address.checked_add(length).is_none() {
+                    return Err(Error::from(Errno::EOVERFLOW));
+                }
+                self.pin_range(*address, length, None)
+            }
+            Backing::File(file, offset) => {
+                let view = View::new(file, *offset, length)?;
+                self.pin_range(view.address as usize, length, Some(view))
+            }
+        }
+    }
+}
+
+/// Pinned memory of this process.
+pub(crate) struct HostPins {
+    // Let go before the view is unmapped; the other order would be right too.
+    held: Held,
+    _view: Option<View>,
+}
+
+enum Held {
+    Real { pagemap: Arc<Pagemap>, address: usize, length: usize, _pin: Box<dyn Send + Sync> },
+    Simulated(simulated::SimulatedPins),
+}
+
+impl Pins for HostPins {
+    type Error = Error;
+
+    fn runs(
+        &self,
+        sink: &mut dyn FnMut(PhysRun) -> std::result::Result<(), Errno>,
+    ) -> std::result::Result<(), Error> {
+        let mut each = |address: PhysAddr, length: u64| Ok(sink(PhysRun { address, length })?);
+        match &self.held {
+            Held::Real { pagemap, address, length, .. } => pagemap.runs(*address, *length, &mut each),
+            Held::Simulated(pins) => pins.runs(&mut each),
+        }
+    }
+}
+
+/// A stretch of a file mapped into this process, to be pinned.
+struct View {
+    address: *mut u8,
+    length: usize,
+}
+
+// SAFETY: an address range that belongs to this value alone and is never looked into.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    fn new(file: &OwnedFd, offset: u64, length: usize) -> Result<Self> {
+        // What has seals is shared memory, hugetlb included: what MAP_FILE takes. Nothing else can be pinned for long.
+        let seals = rustix::fs::fcntl_get_seals(file.as_fd()).map_err(|error| {
+            Error::new(ErrorKind::BadMemory, Errno::EINVAL, format!("the file is no shared memory: {error}"))
+                .remedy("use a memfd (hugetlb is fine) or a file on tmpfs or hugetlbfs")
+        })?;
+        if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
+            return Err(Error::new(
+                ErrorKind::ReadOnlyMemory,
+                Errno::EPERM,
+                "the file is sealed against writing; read-only memory cannot be pinned from user space",
+            )
+            .remedy("map it before sealing it, or copy it into a DmaBuffer"));
+        }
+        let size = rustix::fs::fstat(file).map_err(|error| Error::system("fstat", error))?.st_size as u64;
+        if offset.checked_add(length as u64).is_none_or(|end| end > size) {
+            return Err(Error::new(
+                ErrorKind::BadMemory,
+                Errno::EINVAL,
+                format!("{length} bytes at {offset:#x} pass the end of the file ({size} bytes)"),
+            ));
+        }
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let address = unsafe {
+            mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                offset,
+            )
+        };
+        let address = address.map_err(|error| {
+            let error =
+                Error::system(format_args!("mapping {length} bytes at {offset:#x} of the file"), error);
+            match error.errno() {
+                Errno::EACCES => error.remedy("open it for reading and writing"),
+                _ => error.remedy("offsets and lengths in hugetlb files are multiples of the huge page"),
+            }
+        })?;
+        Ok(Self { address: address.cast(), length })
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and nobody else knows of it.
+        let _ = unsafe { mm::munmap(self.address.cast(), self.length) };
+    }
+}
+
+/// What this process may do, as the engine's rules ask.
+pub(crate) fn caller() -> Caller {
+    Caller {
+        raw_io: host::has_capability(CapabilitySet::SYS_RAWIO),
+        ipc_lock: host::has_capability(CapabilitySet::IPC_LOCK),
+    }
+}
+
+#[cfg(test)]
+mod tests;

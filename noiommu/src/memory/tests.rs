@@ -1,0 +1,205 @@
+//! Pins of real memory. They need root (CAP_SYS_ADMIN for addresses); without it, that is what they check.
+
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use noiommu_core::Iova;
+use rustix::fs::MemfdFlags;
+use rustix::mm::MprotectFlags;
+
+use super::*;
+use crate::{Context, Contiguity, DmaBuffer, ErrorKind};
+
+/// Runs `test` with every pin source that this machine has.
+fn with_each_source(test: impl Fn(&Context)) {
+    let mut ran = 0;
+    for choice in [PinChoice::IoUring, PinChoice::AfXdp] {
+        match Context::with_pins(choice) {
+            Ok(context) => {
+                test(&context);
+                ran += 1;
+            }
+            Err(error) => {
+                assert!(error.remedy_text().is_some(), "{error}");
+                eprintln!("not run with {choice:?}: {error}");
+            }
+        }
+    }
+    let root = Pagemap::open().and_then(|pagemap| host::check_frames(&pagemap)).is_ok();
+    assert!(ran > 0 || !root, "no pin source at all on a machine that shows addresses");
+}
+
+fn memory(pages: usize) -> NonNull<u8> {
+    // SAFETY: a new mapping, never unmapped: tests are short.
+    let memory = unsafe {
+        mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            pages * 4096,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    };
+    NonNull::new(memory.unwrap().cast()).unwrap()
+}
+
+fn frame(address: usize) -> Option<u64> {
+    Pagemap::open().unwrap().entry(address).unwrap().frame(4096).map(u64::from)
+}
+
+#[test]
+fn addresses_are_those_of_the_pagemap() {
+    with_each_source(|context| {
+        let ioas = context.ioas().unwrap();
+        for (length, contiguity) in
+            [(1, Contiguity::Pages), (300_000, Contiguity::Pages), (5 << 20, Contiguity::Best)]
+        {
+            let mapping = ioas.map(DmaBuffer::new(length, contiguity).unwrap()).unwrap();
+            let address = mapping.buffer().unwrap().address();
+            for page in (0..mapping.len()).step_by(4096) {
+                let found = ioas.lookup(Iova(mapping.iova().0 + page), 1).unwrap();
+                assert_eq!(Some(found.address.0), frame(address + page as usize));
+            }
+            let segments = mapping.segments().unwrap();
+            assert_eq!(segments.iter().map(|segment| segment.length).sum::<u64>(), mapping.len());
+            drop(mapping);
+        }
+        assert_eq!((ioas.usage().areas, ioas.usage().table_frames), (0, 0));
+    });
+}
+
+#[test]
+fn addresses_stay_whatever_becomes_of_the_mapping() {
+    with_each_source(|context| {
+        let ioas = context.ioas().unwrap();
+        let memory = memory(16);
+        // SAFETY: nobody else knows this memory.
+        let mapping = unsafe { ioas.map_borrowed(memory, 16 * 4096) }.unwrap();
+        let before = mapping.segments().unwrap();
+        let places: Vec<_> = (0..16)
+            .map(|page| ioas.lookup(Iova(mapping.iova().0 + page * 4096), 1).unwrap().address)
+            .collect();
+        // SAFETY: as above.
+        unsafe { mm::munmap(memory.as_ptr().cast(), 16 * 4096) }.unwrap();
+        assert_eq!(mapping.segments().unwrap(), before);
+        // The frames are not free: as much fresh memory as the kernel hands out at once holds none of them.
+        let fresh = DmaBuffer::new(64 << 20, Contiguity::Pages).unwrap();
+        let entries = Pagemap::open().unwrap().entries(fresh.address(), 16 << 10).unwrap();
+        assert!(entries.iter().all(|entry| !places.contains(&entry.frame(4096).unwrap())));
+    });
+}
+
+#[test]
+fn what_cannot_be_pinned_is_refused_and_leaves_nothing() {
+    with_each_source(|context| {
+        let ioas = context.ioas().unwrap();
+        let read_only = memory(4);
+        // SAFETY: memory of this test alone.
+        unsafe {
+            read_only.as_ptr().write(1);
+            mm::mprotect(read_only.as_ptr().cast(), 4 * 4096, MprotectFlags::READ).unwrap();
+        }
+        let holed = memory(8);
+        // SAFETY: as above.
+        unsafe { mm::munmap(holed.as_ptr().add(4 * 4096).cast(), 4096) }.unwrap();
+        let nowhere = NonNull::new(std::ptr::without_provenance_mut(4096)).unwrap();
+        for (memory, pages, kind) in [
+            (read_only, 4, ErrorKind::ReadOnlyMemory),
+            (holed, 8, ErrorKind::BadMemory),
+            (nowhere, 1, ErrorKind::BadMemory),
+        ] {
+            // SAFETY: nobody else knows this memory.
+            let error = unsafe { ioas.map_borrowed(memory, pages * 4096) }.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!((ioas.usage().areas, ioas.usage().table_frames), (0, 0));
+        }
+        // SAFETY: refused before anything is looked at.
+        let misaligned = unsafe { ioas.map_borrowed(memory(2).add(8), 4096) }.unwrap_err();
+        assert_eq!((misaligned.kind(), misaligned.errno()), (ErrorKind::Rule, Errno::EINVAL));
+    });
+}
+
+fn memfd(length: u64, flags: MemfdFlags) -> Option<OwnedFd> {
+    let file = rustix::fs::memfd_create("noiommu-test", flags | MemfdFlags::ALLOW_SEALING).ok()?;
+    rustix::fs::ftruncate(&file, length).ok()?;
+    Some(file)
+}
+
+#[test]
+fn files_of_shared_memory() {
+    with_each_source(|context| {
+        let ioas = context.ioas().unwrap();
+        let file = memfd(0x8000, MemfdFlags::empty()).unwrap();
+        let mapping = ioas.map_file(file.try_clone().unwrap(), 0x1000, 0x4000).unwrap();
+        let before = mapping.segments().unwrap();
+        // A view of our own sees the same frames.
+        // SAFETY: a new mapping.
+        let view = unsafe {
+            mm::mmap(
+                std::ptr::null_mut(),
+                0x8000,
+                ProtFlags::READ,
+                MapFlags::SHARED | MapFlags::POPULATE,
+                &file,
+                0,
+            )
+        }
+        .unwrap() as usize;
+        for page in (0..0x4000).step_by(4096) {
+            let found = ioas.lookup(Iova(mapping.iova().0 + page), 1).unwrap().address.0;
+            assert_eq!(Some(found), frame(view + 0x1000 + page as usize));
+        }
+        rustix::fs::ftruncate(&file, 0).unwrap();
+        assert_eq!(mapping.segments().unwrap(), before, "pinned, whatever becomes of the file");
+
+        for (offset, length) in [(0, 0x1000), (0x8000, 0x1000)] {
+            let error = ioas.map_file(file.try_clone().unwrap(), offset, length).unwrap_err();
+            assert_eq!(error.errno(), Errno::EINVAL, "past the end: {error}");
+        }
+        let ordinary = std::fs::File::open("/proc/self/exe").unwrap();
+        let error = ioas.map_file(ordinary.into(), 0, 0x1000).unwrap_err();
+        assert_eq!((error.kind(), error.errno()), (ErrorKind::BadMemory, Errno::EINVAL));
+        let sealed = memfd(0x1000, MemfdFlags::empty()).unwrap();
+        rustix::fs::fcntl_add_seals(sealed.as_fd(), SealFlags::WRITE).unwrap();
+        assert_eq!(ioas.map_file(sealed, 0, 0x1000).unwrap_err().kind(), ErrorKind::ReadOnlyMemory);
+        assert_eq!(ioas.usage().areas, 1);
+    });
+}
+
+#[test]
+fn huge_pages_are_leaves_of_their_size() {
+    with_each_source(|context| {
+        let ioas = context.ioas().unwrap();
+        let mapping = ioas.map(DmaBuffer::new(8 << 20, Contiguity::Best).unwrap()).unwrap();
+        let buffer = mapping.buffer().unwrap();
+        if buffer.pages() == crate::PageKind::Base {
+            eprintln!("no huge pages on this machine now");
+            return;
+        }
+        for segment in mapping.segments().unwrap() {
+            assert!(segment.length.is_multiple_of(HUGE as u64), "{segment:?}");
+        }
+        // Two levels of tables beside the top at the most: leaves of 2 MiB and more need no table of 4 KiB slots.
+        assert!(ioas.usage().table_frames <= 2);
+        for offset in (0..8 << 20).step_by(4096) {
+            let found = ioas.lookup(Iova(mapping.iova().0 + offset), 1).unwrap().address.0;
+            assert_eq!(Some(found), frame(buffer.address() + offset as usize));
+        }
+    });
+}
+
+#[test]
+fn many_maps_take_few_rings() {
+    let Ok(context) = Context::with_pins(PinChoice::IoUring) else { return };
+    let ioas = context.ioas().unwrap();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let buffer = || DmaBuffer::new(4096, Contiguity::Pages).unwrap();
+    let kept: Vec<_> = (0..100).map(|_| ioas.map(buffer()).unwrap()).collect();
+    let before = descriptors();
+    for _ in 0..2000 {
+        drop(ioas.map(buffer()).unwrap());
+    }
+    // Other tests of this process open files too.
+    assert!(descriptors() < before + 50);
+    drop(kept);
+    assert_eq!(ioas.usage().areas, 0);
+}
