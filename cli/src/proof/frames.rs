@@ -51,6 +51,15 @@ impl Pagemap {
         Ok(Self { file, page_size })
     }
 
+    /// Fails early when the kernel does not show frame numbers to this process.
+    pub(crate) fn check_shown(&self) -> Result<(), Error> {
+        let touched = [1_u8];
+        match self.read(touched.as_ptr().addr(), 1)?[0] {
+            Entry::Hidden => Err(hidden()),
+            Entry::Frame(_) | Entry::Absent => Ok(()),
+        }
+    }
+
     /// The entries of `pages` pages from `address` on, in one read.
     pub(crate) fn read(&self, address: usize, pages: usize) -> Result<Vec<Entry>, Error> {
         let mut bytes = vec![0; pages * 8];
@@ -68,7 +77,7 @@ impl Pagemap {
 pub(crate) fn hidden() -> Error {
     Error::new(
         "the kernel hides physical frame numbers from this process (they need CAP_SYS_ADMIN)",
-        "run it as root of the machine (sudo noiommu proof pins); root of a container is not enough",
+        "run it as root of the machine, with sudo; root of a container is not enough",
     )
 }
 
@@ -91,7 +100,7 @@ mod tests {
         let page_size = rustix::param::page_size();
         let pagemap = Pagemap::open(page_size).unwrap();
         let stack = [1_u8; 16];
-        let present = pagemap.read(stack.as_ptr() as usize, 1).unwrap()[0];
+        let present = pagemap.read(stack.as_ptr().addr(), 1).unwrap()[0];
         assert_ne!(present, Entry::Absent);
         // Page zero is never mapped.
         assert_eq!(pagemap.read(0, 1).unwrap()[0], Entry::Absent);

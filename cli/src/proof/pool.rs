@@ -81,13 +81,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Takes `mib` MiB and touches every page. Keeps the chunks of the zone that has most of them; chunks elsewhere
-    /// are given back, because the kernel does not move pages between zones.
-    pub(crate) fn new(
-        mib: u64,
-        pagemap: &Pagemap,
-        mut progress: impl FnMut(usize, usize),
-    ) -> Result<Self, Error> {
+    /// Takes `mib` MiB and touches every page. The chunks are in no order yet.
+    pub(crate) fn fill(mib: u64, mut progress: impl FnMut(usize, usize)) -> Result<Self, Error> {
         let failed = |what: &str, error: io::Error| {
             Error::new(
                 format!("cannot {what} a pool of {mib} MiB: {error}"),
@@ -98,7 +93,6 @@ impl Pool {
         let mapping = Mapping::new((count + 1) * CHUNK).map_err(|error| failed("map", error))?;
         let first = mapping.start.addr().get().next_multiple_of(CHUNK) - mapping.start.addr().get();
         let mut chunks = Vec::with_capacity(count);
-        let mut frames = Vec::with_capacity(count);
         for index in 0..count {
             // SAFETY: the mapping is one chunk longer than `count`, so this stays inside after aligning.
             let chunk = unsafe { mapping.start.add(first + index * CHUNK) };
@@ -107,30 +101,23 @@ impl Pool {
             mapping
                 .advise(chunk, CHUNK, Advice::LinuxPopulateWrite)
                 .map_err(|error| failed("fill", error))?;
-            let entries = pagemap.read(chunk.addr().get(), CHUNK / page_size())?;
-            if entries.contains(&Entry::Hidden) {
-                return Err(hidden());
-            }
             chunks.push(chunk);
-            frames.push(
-                entries
-                    .into_iter()
-                    .filter_map(|entry| match entry {
-                        Entry::Frame(frame) => Some(frame),
-                        Entry::Hidden | Entry::Absent => None,
-                    })
-                    .collect::<Vec<_>>(),
-            );
             progress(index + 1, count);
         }
-        let nowhere =
-            || Error::new("no part of the pool lies in a single memory zone", "try a larger --pool-mib");
-        let (zone, members) = fullest(&zones(), frames.iter().map(Vec::as_slice)).ok_or_else(nowhere)?;
-        for index in (0..count).filter(|index| members.binary_search(index).is_err()) {
-            let _ = mapping.advise(chunks[index], CHUNK, Advice::LinuxDontNeed);
-        }
-        let chunks = by_frame(members, &mut frames).into_iter().map(|index| chunks[index]).collect();
-        Ok(Self { mapping, chunks, zone })
+        Ok(Self { mapping, chunks, zone: Zone { name: "no zone".to_owned(), first: 0, last: 0 } })
+    }
+
+    /// Sorts the chunks by frame, and leaves those in use that lie in the zone that has most of them: the kernel
+    /// does not move pages between zones. The others stay where they are and fill what would be holes.
+    pub(crate) fn sort(&mut self, pagemap: &Pagemap) -> Result<(), Error> {
+        let all = (0..self.len()).map(|index| self.frames(Chunk(index), pagemap));
+        let mut frames = all.collect::<Result<Vec<_>, _>>()?;
+        let (zone, members) = fullest(&zones(), frames.iter().map(Vec::as_slice)).ok_or_else(|| {
+            Error::new("no part of the pool lies in a single memory zone", "try a larger --pool-mib")
+        })?;
+        self.chunks = by_frame(members, &mut frames).into_iter().map(|index| self.chunks[index]).collect();
+        self.zone = zone;
+        Ok(())
     }
 
     /// How many chunks there are.
@@ -176,16 +163,11 @@ impl Pool {
         ))
     }
 
-    /// Gives back every second page of a chunk: each hole has a used neighbour, so its block is worth compacting.
-    pub(crate) fn open_holes(&self, chunk: Chunk) -> Result<(), Error> {
-        let address = self.address(chunk);
-        for byte in (0..CHUNK).step_by(2 * page_size()) {
-            // SAFETY: inside the chunk.
-            self.mapping
-                .advise(unsafe { address.add(byte) }, page_size(), Advice::LinuxDontNeed)
-                .map_err(not_given_back)?;
-        }
-        Ok(())
+    /// Gives back the lower half of a chunk. The other half keeps its block of memory in use, so that the kernel
+    /// takes the hole for a place to move pages to. Single free pages would do for single pages, but the kernel gives
+    /// up a compaction when it meets a larger folio of some other program and has no hole of its size.
+    pub(crate) fn open_hole(&self, chunk: Chunk) -> Result<(), Error> {
+        self.mapping.advise(self.address(chunk), CHUNK / 2, Advice::LinuxDontNeed).map_err(not_given_back)
     }
 
     /// Gives back all pages of a chunk.
@@ -388,7 +370,7 @@ mod tests {
         // SAFETY: inside the chunk.
         unsafe { aligned.add(3 * page_size + 17).write_volatile(0x5a) };
         assert_eq!(pool.lost_page(Chunk(0)), Some(3));
-        pool.open_holes(Chunk(0)).unwrap();
+        pool.open_hole(Chunk(0)).unwrap();
         assert_eq!(pool.lost_page(Chunk(0)), Some(0));
     }
 }

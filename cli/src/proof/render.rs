@@ -12,7 +12,7 @@ use super::rounds::{Progress, Report, Round, Setup};
 use super::tally::{Class, PerClass, Verdict, percent};
 
 /// Cells of a bar.
-const CELLS: usize = 10;
+const CELLS: usize = 8;
 
 /// A run shorter than this needs no progress bar.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -154,18 +154,18 @@ fn opening(setup: &Setup) -> Vec<String> {
     ];
     lines.extend(setup.notes.iter().map(|note| format!("  note    {note}")));
     lines.push(String::new());
-    lines.push("  round     moved: plain        mlock            pinned           by".to_owned());
+    lines.push("  Pages that moved to another physical address:".to_owned());
+    lines.push(format!("  {:<8}{:<15}{:<15}{:<15}by", "round", "plain", "mlock", "pinned"));
     lines
 }
 
 /// The line of one round.
 fn round_line(setup: &Setup, round: &Round, cells: Cells) -> String {
-    let mut line = format!("  {:<7}", format!("{}/{}", round.number, setup.rounds));
+    let mut line = format!("  {:<8}", format!("{}/{}", round.number, setup.rounds));
     for class in Class::ALL {
         let moved = *round.moved.get(class);
         let share = percent(moved, setup.pages);
-        line += &format!(" {} {share:>3}%", styled(style_of(class, moved), &bar(share, cells)));
-        line += " ";
+        line += &format!("{} {share:>3}%  ", styled(style_of(class, moved), &bar(share, cells)));
     }
     line + &how(round)
 }
@@ -183,16 +183,12 @@ fn bar(percent: usize, cells: Cells) -> String {
 /// What made the pages of a round move.
 fn how(round: &Round) -> String {
     let compaction = match round.compactions {
-        0 => String::new(),
-        1 => "compaction".to_owned(),
-        times => format!("compaction x{times}"),
+        0 => None,
+        1 => Some("compaction".to_owned()),
+        times => Some(format!("compaction x{times}")),
     };
-    match (compaction.is_empty(), round.collapsed) {
-        (_, false) => compaction,
-        (true, true) => "collapse".to_owned(),
-        // Short, for 80 columns.
-        (false, true) => "both".to_owned(),
-    }
+    let collapse = round.collapsed.then(|| "collapse".to_owned());
+    compaction.into_iter().chain(collapse).collect::<Vec<_>>().join(", ")
 }
 
 /// The verdict, and what the exit code says.
@@ -266,4 +262,94 @@ pub(crate) fn json(report: &Report) -> Value {
         })).collect::<Vec<_>>(),
         "milliseconds": report.took.as_millis() as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recipes::Recipe;
+    use super::*;
+
+    /// A report of two rounds with as long lines as there can be.
+    fn report(moved: PerClass<usize>) -> Report {
+        let setup = Setup {
+            kernel: "6.12.0-127-generic-amd64".to_owned(),
+            machine: "x86_64".to_owned(),
+            pool_mib: 4096,
+            page_size: 4096,
+            zone: "node 0, zone Normal".to_owned(),
+            pages: 4096,
+            rounds: 100,
+            recipe: Recipe::Compaction,
+            pin: "io_uring registered buffers (FOLL_LONGTERM)".to_owned(),
+            notes: vec!["vm.compact_unevictable_allowed=0: compaction spares mlocked pages".to_owned()],
+        };
+        let took = Duration::from_millis(1500);
+        let round = |number, compactions, collapsed| Round { number, compactions, collapsed, moved, took };
+        let rounds = vec![round(1, 1, false), round(100, 3, true)];
+        Report { verdict: Verdict::of(&moved, setup.pages), setup, rounds, moved, took }
+    }
+
+    /// The text without its colours.
+    fn plain(line: &str) -> String {
+        anstream::adapter::strip_str(line).to_string()
+    }
+
+    #[test]
+    fn a_bar_is_empty_only_for_none_and_full_only_for_all() {
+        assert_eq!(bar(0, Cells::ASCII), "........");
+        assert_eq!(bar(1, Cells::ASCII), "#.......");
+        assert_eq!(bar(50, Cells::ASCII), "####....");
+        assert_eq!(bar(99, Cells::ASCII), "#######.");
+        assert_eq!(bar(100, Cells::ASCII), "########");
+    }
+
+    #[test]
+    fn all_lines_fit_80_columns() {
+        for pinned in [0, 1] {
+            for mlock in [0, 4096] {
+                let report = report(PerClass { plain: 4096, mlock, pinned });
+                let rounds =
+                    report.rounds.iter().map(|round| round_line(&report.setup, round, Cells::BLOCKS));
+                for line in opening(&report.setup).into_iter().chain(rounds).chain(closing(&report)) {
+                    assert!(plain(&line).chars().count() <= 80, "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_stand_under_their_titles() {
+        let report = report(PerClass { plain: 4096, mlock: 2048, pinned: 0 });
+        let titles = opening(&report.setup).pop().unwrap();
+        let line = plain(&round_line(&report.setup, &report.rounds[1], Cells::ASCII));
+        assert!(line.starts_with("  100/100 ######## 100%"));
+        for (title, cell) in
+            [("plain", "######## 100%"), ("mlock", "####....  50%"), ("pinned", "........   0%")]
+        {
+            assert_eq!(titles.find(title), line.find(cell), "{title}: {line}");
+        }
+        assert!(line.ends_with("compaction x3, collapse"));
+    }
+
+    #[test]
+    fn the_verdict_names_the_numbers_and_the_exit_code() {
+        let text =
+            |moved| closing(&report(moved)).iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n");
+        let proven = text(PerClass { plain: 4000, mlock: 3999, pinned: 0 });
+        assert!(proven.contains("mlock is no pin: 3999 of 4096 mlocked pages changed"));
+        assert!(proven.contains("Of the 4096 pinned pages, 0 did.") && proven.contains("exit code 0"));
+        assert!(text(PerClass { plain: 4000, mlock: 12, pinned: 0 }).contains("exit code 3"));
+        let broken = text(PerClass { plain: 4000, mlock: 3999, pinned: 7 });
+        assert!(broken.contains("PINNED PAGES MOVED: 7 of 4096") && broken.contains("exit code 4"));
+    }
+
+    #[test]
+    fn json_holds_what_scripts_ask_for() {
+        let value = json(&report(PerClass { plain: 4000, mlock: 3999, pinned: 0 }));
+        assert_eq!(value["rounds"], 100);
+        assert_eq!(value["pages"], 4096);
+        assert_eq!(value["moved"], json!({ "plain": 4000, "mlock": 3999, "pinned": 0 }));
+        assert_eq!(value["verdict"], "proven");
+        assert_eq!(value["per_round"][1]["compactions"], 3);
+    }
 }
