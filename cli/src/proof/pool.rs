@@ -16,7 +16,7 @@ use rustix::param::page_size;
 use super::Error;
 use super::frames::{Entry, Pagemap, hidden};
 use super::tally::Class;
-use super::zones::{Zone, fullest, zones};
+use super::zones::{Zone, fullest, small_fragments, zones};
 
 /// Bytes of a chunk: a huge page of x86, so that a chunk can be collapsed as a whole.
 pub(crate) const CHUNK: usize = 2 << 20;
@@ -173,6 +173,29 @@ impl Pool {
     /// Gives back all pages of a chunk.
     pub(crate) fn release(&self, chunk: Chunk) -> Result<(), Error> {
         self.mapping.advise(self.address(chunk), CHUNK, Advice::LinuxDontNeed).map_err(not_given_back)
+    }
+
+    /// Touches pages of released chunks until as many are in use again as there are small free fragments in the
+    /// zone. The kernel gives out the smallest fragments first, so what stays free are the large holes: with small
+    /// ones on top, it gives up a compaction at the first large folio it meets (since Linux 6.9).
+    pub(crate) fn plaster(&self, chunks: impl Iterator<Item = Chunk>) -> Result<(), Error> {
+        let mut left = small_fragments(&self.zone) * page_size();
+        for chunk in chunks {
+            let length = left.min(CHUNK);
+            if length == 0 {
+                break;
+            }
+            self.mapping.advise(self.address(chunk), length, Advice::LinuxPopulateWrite).map_err(
+                |error| {
+                    Error::new(
+                        format!("cannot take memory back: {error}"),
+                        "try a smaller pool with --pool-mib",
+                    )
+                },
+            )?;
+            left -= length;
+        }
+        Ok(())
     }
 
     /// Mlocks a chunk.

@@ -81,7 +81,7 @@ impl Compactor {
 /// Since Linux 6.7 such a list may hold an eighth of a zone, more than all the holes of a round, and then a
 /// compaction moves nothing. Each refresh of the statistics shrinks the lists a little and harms no one. Kernels
 /// before that have short lists, and without root the compaction fails with a better message than this could give.
-fn drain_free_lists() {
+pub(crate) fn drain_free_lists() {
     /// Refreshes between two looks: enough to bring a list's limit down by a factor of 20.
     const REFRESHES: usize = 24;
     /// Looks at most; each takes some milliseconds.

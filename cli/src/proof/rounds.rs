@@ -8,7 +8,7 @@ use rustix::param::page_size;
 use super::budget::pool_mib;
 use super::frames::Pagemap;
 use super::pool::{Layout, Pool};
-use super::recipes::{Compactor, Recipe, can_collapse, collapse};
+use super::recipes::{Compactor, Recipe, can_collapse, collapse, drain_free_lists};
 use super::tally::{Class, PerClass, Tally, Verdict, enough};
 use super::{Error, Pinner};
 
@@ -171,10 +171,14 @@ pub(crate) fn run<P: Pinner>(
         let started = Instant::now();
         progress.step(STEPS * number, total, "opening holes");
         if number > 1 {
-            // The victims lie among these now; without them the victims are the lowest pages again.
-            layout.stage(number - 2).try_for_each(|chunk| pool.release(chunk))?;
+            // The victims lie among the last of these now; without them the victims are the lowest pages again.
+            (0..number - 1).flat_map(|over| layout.stage(over)).try_for_each(|chunk| pool.release(chunk))?;
         }
         layout.stage(number - 1).try_for_each(|chunk| pool.open_hole(chunk))?;
+        if number > 1 && mover.compactor.is_some() {
+            drain_free_lists();
+            pool.plaster(layout.stage(number - 2))?;
+        }
         Class::ALL.into_iter().for_each(|class| tallies.get_mut(class).begin_round());
         progress.step(STEPS * number + STEPS / 4, total, "moving pages");
         let (compactions, collapsed) = mover.round(&pool, &layout, || {

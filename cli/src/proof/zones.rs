@@ -30,6 +30,26 @@ pub(crate) fn zones() -> Vec<Zone> {
     }
 }
 
+/// Fragments below this order are small: 128 KiB of 4 KiB pages, as much as a read-ahead brings in at once.
+const SMALL: usize = 5;
+
+/// Pages of the zone in small free fragments that movable pages are given from; none when the kernel does not tell.
+pub(crate) fn small_fragments(zone: &Zone) -> usize {
+    fragments(&fs::read_to_string("/proc/pagetypeinfo").unwrap_or_default(), &zone.name)
+}
+
+/// Reads the format of /proc/pagetypeinfo, where a list of free fragments per order ends with ">100000" when long.
+fn fragments(pagetypeinfo: &str, zone: &str) -> usize {
+    let wanted = format!("{zone}, type Movable").to_lowercase();
+    let words = |line: &str| line.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = pagetypeinfo.lines().map(words).find(|line| line.starts_with(&wanted)).unwrap_or_default();
+    let counts = line.trim_start_matches(&wanted).split_whitespace().take(SMALL);
+    counts
+        .enumerate()
+        .filter_map(|(order, count)| Some(count.trim_start_matches('>').parse::<usize>().ok()? << order))
+        .sum()
+}
+
 /// Reads the format of /proc/zoneinfo; empty zones are left out.
 fn parse(zoneinfo: &str) -> Vec<Zone> {
     let mut zones = Vec::new();
@@ -92,6 +112,17 @@ Node 0, zone  Movable
         assert_eq!(zones.len(), 2);
         assert_eq!(zones[0], Zone { name: "node 0, zone DMA".into(), first: 1, last: 4095 });
         assert_eq!(zones[1], Zone { name: "node 0, zone DMA32".into(), first: 4096, last: 1_048_575 });
+    }
+
+    #[test]
+    fn small_fragments_of_movable_pages_are_summed() {
+        let info = "Page block order: 9\n\
+            Node    0, zone      DMA, type      Movable      9      9      9      9      9      9\n\
+            Node    0, zone    DMA32, type    Unmovable      9      9      9      9      9      9\n\
+            Node    0, zone    DMA32, type      Movable      1      2      0      1      >10    7\n";
+        assert_eq!(fragments(info, "node 0, zone DMA32"), 1 + 4 + 8 + 160);
+        assert_eq!(fragments(info, "node 1, zone DMA32"), 0);
+        assert_eq!(fragments("", "node 0, zone DMA32"), 0);
     }
 
     #[test]
