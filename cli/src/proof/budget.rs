@@ -40,7 +40,9 @@ fn choose(asked: Option<u64>, available: u64) -> Result<u64, Error> {
             format!("use --pool-mib {LEAST_MIB} or more"),
         )),
         Some(asked) if asked > most => Err(Error::new(
-            format!("a pool of {asked} MiB is not safe here: {available} MiB are available"),
+            format!(
+                "a pool of {asked} MiB takes more than half of the {available} MiB available, or than {CAP_MIB}"
+            ),
             format!("use --pool-mib {most} or less"),
         )),
         Some(asked) => Ok(asked),

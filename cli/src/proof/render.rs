@@ -198,21 +198,22 @@ fn closing(report: &Report) -> Vec<String> {
     let (style, text) = match report.verdict {
         Verdict::Proven => (
             AnsiColor::Green.on_default().bold(),
-            [
+            vec![
                 format!("mlock is no pin: {mlock} of {pages} mlocked pages changed their physical address."),
                 format!("Of the {pages} pinned pages, {pinned} did."),
             ],
         ),
         Verdict::TooLittle => (
             AnsiColor::Yellow.on_default().bold(),
-            [
+            vec![
                 format!("Too little to prove anything: just {mlock} of {pages} mlocked pages moved."),
-                "No pinned page did, but nothing says one would have. Run it again.".to_owned(),
+                "No pinned page did, but that says nothing now.".to_owned(),
+                "Run it again, with a larger --pool-mib, and with --recipe auto.".to_owned(),
             ],
         ),
         Verdict::PinMoved => (
             AnsiColor::Red.on_default().bold(),
-            [
+            vec![
                 format!("PINNED PAGES MOVED: {pinned} of {pages} changed their physical address."),
                 "Do no DMA on this machine with this way of pinning.".to_owned(),
             ],

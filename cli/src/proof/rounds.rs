@@ -113,6 +113,7 @@ pub(crate) fn run<P: Pinner>(
         recipe: options.recipe,
         collapse: can_collapse(),
         mlocked: Compactor::moves_mlocked(),
+        collapsed: false,
     };
     mover.check()?;
     let pagemap = Pagemap::open(page_size())?;
@@ -218,6 +219,8 @@ struct Mover {
     collapse: bool,
     /// Whether compaction moves mlocked pages here.
     mlocked: bool,
+    /// Whether the victims were collapsed in an earlier round.
+    collapsed: bool,
 }
 
 impl Mover {
@@ -259,8 +262,9 @@ impl Mover {
     ) -> Result<(usize, bool), Error> {
         let mut compactions = 0;
         if let Some(compactor) = &mut self.compactor {
-            // Once in a while a compaction moves nothing; but where it may not move mlocked pages, repeating is vain.
-            let attempts = if self.mlocked { ATTEMPTS } else { 1 };
+            // Once in a while a compaction moves nothing. Repeating is vain where it may not move mlocked pages, and
+            // after a collapse: a folio of 2 MiB is as large as the blocks that compaction works for.
+            let attempts = if self.mlocked && !self.collapsed { ATTEMPTS } else { 1 };
             while compactions < attempts {
                 compactor.compact()?;
                 compactions += 1;
@@ -273,6 +277,7 @@ impl Mover {
             return Ok((compactions, false));
         }
         collapse(pool, layout.victims.iter().map(|victim| victim.1));
+        self.collapsed = true;
         look()?;
         Ok((compactions, true))
     }
