@@ -6,7 +6,7 @@ use noiommu_core as core;
 
 use crate::device::{self, Device};
 use crate::ioas::Ioas;
-use crate::memory::{Memory, PinChoice, PinKind, SimulatedMemory};
+use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
 use crate::{Error, ErrorKind, Result};
 
 /// An engine: the process's IOASes and devices. Cheap to clone; all clones are one engine.
@@ -19,12 +19,18 @@ pub(crate) struct Inner {
     engine: Mutex<core::Context<Memory>>,
     pin_kind: PinKind,
     simulated: Option<Arc<SimulatedMemory>>,
+    pagemap: Option<Arc<Pagemap>>,
 }
 
 impl Inner {
     /// The engine, locked. A thread that panicked in it has left no rule broken: the engine cannot panic itself.
     pub(crate) fn engine(&self) -> MutexGuard<'_, core::Context<Memory>> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where this process's pages are; `None` on made-up memory.
+    pub(crate) fn pagemap(&self) -> Option<&Pagemap> {
+        self.pagemap.as_deref()
     }
 
     pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {
@@ -59,8 +65,9 @@ impl Context {
 
     fn on(memory: Memory) -> Self {
         let (pin_kind, simulated) = (memory.pin_kind(), memory.as_simulated().cloned());
+        let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
-        Self { inner: Arc::new(Inner { engine, pin_kind, simulated }) }
+        Self { inner: Arc::new(Inner { engine, pin_kind, simulated, pagemap }) }
     }
 
     /// How memory is pinned.

@@ -329,6 +329,24 @@ impl Mapping {
         Ok(segments.collect::<std::result::Result<_, _>>()?)
     }
 
+    /// Asks the kernel anew where the buffer's pages are, and counts those that are not where the engine says. 0 as long as
+    /// pins hold: a check for demonstrations and tests. `None` where it cannot be asked: memory that is no [`DmaBuffer`],
+    /// or simulated.
+    ///
+    /// # Errors
+    /// What reading /proc/self/pagemap answers.
+    pub fn moved_pages(&self) -> Result<Option<u64>> {
+        let (Some(buffer), Some(pagemap)) = (self.buffer(), self.inner.ioas.context.pagemap()) else {
+            return Ok(None);
+        };
+        let page_size = pagemap.page_size();
+        let entries = pagemap.entries(buffer.address(), buffer.mapped_length() / page_size)?;
+        let moved = entries.iter().zip((self.iova().0..).step_by(page_size)).filter(|(entry, iova)| {
+            self.inner.ioas.table.lookup(Iova(*iova)).map(|found| found.address) != entry.frame(page_size)
+        });
+        Ok(Some(moved.count() as u64))
+    }
+
     /// The addresses to give to a device.
     ///
     /// # Errors

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde_json::json as value;
 
 use super::recipes::Recipe;
 use super::render::{Human, Silent, json};
 use super::rounds::Options;
-use super::{Pinner, run};
+use super::{EnginePinner, run};
 
 /// Exit code of a proof that could not be run to its end.
 const FAILED: u8 = 1;
@@ -47,17 +48,17 @@ pub(crate) struct Pins {
 }
 
 impl Command {
-    /// Runs the proof that was asked for, with pins made by `pinner`.
-    pub(crate) fn execute<P: Pinner>(&self, pinner: &P) -> ExitCode {
+    /// Runs the proof that was asked for.
+    pub(crate) fn execute(&self) -> ExitCode {
         match self {
-            Self::Pins(pins) => pins.execute(pinner),
+            Self::Pins(pins) => pins.execute(),
         }
     }
 }
 
 impl Pins {
     /// Runs the proof and prints what it found.
-    fn execute<P: Pinner>(&self, pinner: &P) -> ExitCode {
+    fn execute(&self) -> ExitCode {
         let options = Options {
             rounds: self.rounds as usize,
             pages: self.pages.map(|pages| pages as usize),
@@ -65,20 +66,25 @@ impl Pins {
             recipe: self.recipe,
         };
         let outcome = if self.json {
-            run(pinner, &options, &mut Silent).map(|report| {
-                // A reader that went away is no reason to fail: the exit code still tells.
-                let _ = writeln!(std::io::stdout(), "{}", json(&report));
-                report.verdict
-            })
+            let report = EnginePinner::new().and_then(|pinner| run(&pinner, &options, &mut Silent));
+            // A reader that went away is no reason to fail: the exit code still tells.
+            let _ = match &report {
+                Ok(report) => writeln!(std::io::stdout(), "{}", json(report)),
+                Err(error) => writeln!(
+                    std::io::stdout(),
+                    "{}",
+                    value!({ "error": { "cause": error.cause, "remedy": error.remedy } })
+                ),
+            };
+            report
         } else {
             let mut human = Human::new();
-            run(pinner, &options, &mut human).map(|report| {
-                human.finished(&report);
-                report.verdict
-            })
+            EnginePinner::new()
+                .and_then(|pinner| run(&pinner, &options, &mut human))
+                .inspect(|report| human.finished(report))
         };
         match outcome {
-            Ok(verdict) => ExitCode::from(verdict.exit_code()),
+            Ok(report) => ExitCode::from(report.verdict.exit_code()),
             Err(error) => {
                 let _ = writeln!(anstream::stderr(), "noiommu proof pins: {error}");
                 ExitCode::from(FAILED)

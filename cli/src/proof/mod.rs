@@ -6,19 +6,19 @@
 
 mod budget;
 mod command;
+mod engine_pinner;
 mod error;
 mod frames;
 mod pinner;
 mod pool;
 mod recipes;
 mod render;
-mod ring_pinner;
 mod rounds;
 mod tally;
 mod zones;
 
 pub(crate) use command::Command;
+pub(crate) use engine_pinner::EnginePinner;
 pub(crate) use error::Error;
 pub(crate) use pinner::Pinner;
-pub(crate) use ring_pinner::RingPinner;
 pub(crate) use rounds::run;

@@ -1,21 +1,15 @@
 //! What a run looks like: for people while it runs, and as JSON.
 
-use std::env;
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
-
 use anstyle::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+
+use crate::ui::{Cells, PatientBar, styled};
 
 use super::rounds::{Progress, Report, Round, Setup};
 use super::tally::{Class, PerClass, Verdict, percent};
 
 /// Cells of a bar.
 const CELLS: usize = 8;
-
-/// A run shorter than this needs no progress bar.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells nobody.
 #[derive(Debug)]
@@ -30,100 +24,36 @@ impl Progress for Silent {
 /// Tells a person, line by line.
 #[derive(Debug)]
 pub(crate) struct Human {
-    /// When the run began.
-    begin: Instant,
-    /// The progress bar, hidden until the run has taken a while.
-    bar: ProgressBar,
+    bar: PatientBar,
     /// What bars are drawn with.
     cells: Cells,
-}
-
-/// The two characters of a bar.
-#[derive(Debug, Clone, Copy)]
-struct Cells {
-    /// For what moved.
-    full: char,
-    /// For the rest.
-    empty: char,
-}
-
-impl Cells {
-    /// Blocks, where the terminal can show them.
-    const BLOCKS: Self = Self { full: '\u{2588}', empty: '\u{2591}' };
-    /// Plain ASCII.
-    const ASCII: Self = Self { full: '#', empty: '.' };
-
-    /// What the locale allows.
-    fn of_locale() -> Self {
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| env::var(name).ok());
-        let utf8 = |name: String| name.to_ascii_uppercase().replace('-', "").contains("UTF8");
-        if locale.into_iter().find(|value| !value.is_empty()).is_some_and(utf8) {
-            Self::BLOCKS
-        } else {
-            Self::ASCII
-        }
-    }
 }
 
 impl Human {
     /// Starts the clock.
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        // The template is a constant; the default style is fine should it ever be wrong.
-        if let Ok(style) = ProgressStyle::with_template("  [{bar:30}] {percent:>3} %  {msg}") {
-            bar.set_style(style.progress_chars("#>."));
-        }
-        Self { begin: Instant::now(), bar, cells: Cells::of_locale() }
-    }
-
-    /// Prints lines above the bar. A reader that went away is no reason to fail: the exit code still tells.
-    fn print(&self, lines: &[String]) {
-        self.bar.suspend(|| {
-            let mut out = anstream::stdout();
-            for line in lines {
-                let _ = writeln!(out, "{line}");
-            }
-        });
+        Self { bar: PatientBar::new(), cells: Cells::of_locale() }
     }
 
     /// Prints the verdict.
     pub(crate) fn finished(&self, report: &Report) {
-        self.bar.finish_and_clear();
-        self.print(&closing(report));
-    }
-}
-
-impl Drop for Human {
-    fn drop(&mut self) {
-        // Also when the run failed: the error message wants a line of its own.
-        self.bar.finish_and_clear();
+        self.bar.finish();
+        self.bar.print(&closing(report));
     }
 }
 
 impl Progress for Human {
     fn step(&mut self, done: usize, total: usize, what: &str) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
-        if self.bar.message() != what {
-            self.bar.set_message(what.to_owned());
-        }
-        if self.bar.is_hidden() && self.begin.elapsed() > PATIENCE && std::io::stderr().is_terminal() {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
+        self.bar.step(done as u64, total as u64, what);
     }
 
     fn started(&mut self, setup: &Setup) {
-        self.print(&opening(setup));
+        self.bar.print(&opening(setup));
     }
 
     fn round(&mut self, setup: &Setup, round: &Round) {
-        self.print(&[round_line(setup, round, self.cells)]);
+        self.bar.print(&[round_line(setup, round, self.cells)]);
     }
-}
-
-/// Text in a style.
-fn styled(style: Style, text: &str) -> String {
-    format!("{style}{text}{style:#}")
 }
 
 /// The style of a class whose pages moved: bad for a pin, a point made for the others.
@@ -267,6 +197,8 @@ pub(crate) fn json(report: &Report) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::recipes::Recipe;
     use super::*;
 

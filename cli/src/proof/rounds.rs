@@ -288,7 +288,7 @@ mod tests {
     use std::io::Write;
     use std::ptr::NonNull;
 
-    use super::super::RingPinner;
+    use super::super::EnginePinner;
     use super::super::render::Silent;
     use super::*;
 
@@ -325,7 +325,8 @@ mod tests {
     #[test]
     fn real_pins_hold_and_false_ones_are_found_out() {
         let options = Options { rounds: 3, pages: None, pool_mib: Some(256), recipe: Recipe::Auto };
-        let report = match run(&RingPinner, &options, &mut Silent) {
+        let ran = EnginePinner::new().and_then(|pinner| run(&pinner, &options, &mut Silent));
+        let report = match ran {
             Ok(report) => report,
             Err(error) => {
                 // Not eprintln: the test harness would swallow it.

@@ -103,6 +103,14 @@ impl Memory {
         }
     }
 
+    /// Where this process's pages are; `None` on made-up memory.
+    pub(crate) fn pagemap(&self) -> Option<&Arc<Pagemap>> {
+        match &self.source {
+            Source::Real { pagemap, .. } => Some(pagemap),
+            Source::Simulated(_) => None,
+        }
+    }
+
     fn pin_range(&self, address: usize, length: usize, view: Option<View>) -> Result<HostPins> {
         let held = match &self.source {
             Source::Simulated(memory) => Held::Simulated(memory.pin(address, length)),
