@@ -12,8 +12,16 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// A frame of empty entries, all of its bytes zero.
+    #[must_use]
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self { slots: [const { AtomicU64::new(0) }; SLOTS] }
+    }
+
     /// A frame of empty entries.
     #[must_use]
+    #[cfg(loom)]
     pub fn new() -> Self {
         Self { slots: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
