@@ -28,8 +28,9 @@ pub(crate) struct Options {
     #[arg(long)]
     keep_going: bool,
 
-    /// Run only the steps with these names
-    #[arg(long, value_name = "STEP", value_delimiter = ',', value_parser = step_names())]
+    /// Run only the steps with these names, separated by commas
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = step_names())]
+    #[arg(hide_possible_values = true)]
     only: Vec<String>,
 }
 
@@ -133,7 +134,9 @@ fn cargo(project: &Project, arguments: &[&str]) -> Result<Outcome> {
 }
 
 fn fmt(project: &Project) -> Result<Outcome> {
-    cargo(project, &["fmt", "--all", "--check"])
+    // rustfmt knows neither NO_COLOR nor whether it writes to a terminal.
+    let colour = if ui::colours() { "always" } else { "never" };
+    cargo(project, &["fmt", "--all", "--check", "--", "--color", colour])
 }
 
 fn clippy(project: &Project) -> Result<Outcome> {

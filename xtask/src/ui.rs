@@ -29,7 +29,7 @@ impl Work {
         Self::with(
             what.into(),
             ProgressBar::new(total),
-            "{spinner} {msg} [{bar:30}] {bytes}/{total_bytes} {eta}",
+            "{spinner} {msg} [{bar:12}] {bytes}/{total_bytes} {eta}",
         )
     }
 
@@ -97,10 +97,15 @@ pub(crate) enum Look {
     Yellow,
 }
 
-/// `text` for stdout, coloured when that is a terminal and NO_COLOR is not set.
-pub(crate) fn paint(text: impl Display, look: Look) -> String {
+/// Whether stdout takes colours: it is a terminal and NO_COLOR is not set.
+pub(crate) fn colours() -> bool {
     let forbidden = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if forbidden || !io::stdout().is_terminal() {
+    !forbidden && io::stdout().is_terminal()
+}
+
+/// `text` for stdout, coloured if it takes colours.
+pub(crate) fn paint(text: impl Display, look: Look) -> String {
+    if !colours() {
         return text.to_string();
     }
     let code = match look {

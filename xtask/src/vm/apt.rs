@@ -95,7 +95,7 @@ impl Apt {
 
     /// Downloads `package` into `dir` and answers the file.
     pub(crate) fn download(&self, package: &Package, dir: &Path) -> Result<PathBuf> {
-        let work = Work::bytes(format!("downloading {} {}", package.name, package.version), package.size);
+        let work = Work::bytes(format!("downloading {}", package.name), package.size);
         let mut command = self.command("apt-get");
         command
             .args(["--quiet", "download", &format!("{}={}", package.name, package.version)])

@@ -30,15 +30,12 @@ pub(crate) struct Kernel {
 
 /// A kernel of the distribution: of the machine's own apt, or of `suite` on the machine's own mirror.
 pub(crate) fn stock(project: &Project, suite: Option<&str>) -> Result<Kernel> {
-    let work = Work::start("looking up the stock kernel");
+    let get = |apt: &Apt| newest(apt)?.map(|package| cached(project, apt, &package)).transpose();
     let own = match suite {
         None => {
-            // The machine's own lists first; on a machine that never ran `apt-get update` they are empty.
-            let apt = Apt::machine();
-            if let Some(package) = newest(&apt)?
-                && let Ok(kernel) = cached(project, &package, || fetch(project, &apt, &package))
-            {
-                work.finish();
+            // The machine's own lists first. On a machine that never ran `apt-get update` they are empty; on one that did
+            // so long ago they name a package that the mirror no longer has.
+            if let Ok(Some(kernel)) = get(&Apt::machine()) {
                 return Ok(kernel);
             }
             Apt::private(&project.cache.join("apt/machine"), None)?
@@ -48,31 +45,20 @@ pub(crate) fn stock(project: &Project, suite: Option<&str>) -> Result<Kernel> {
             Apt::private(&project.cache.join("apt").join(&suite), Some(&source))?
         }
     };
-    drop(work);
-    // Lists of ours are as old as their last use, and a mirror keeps only the newest package: fetch them anew when they
-    // no longer serve, and only then, so that a cached kernel needs no network.
-    let mut problem = match newest(&own)? {
-        Some(package) => match cached(project, &package, || fetch(project, &own, &package)) {
-            Ok(kernel) => return Ok(kernel),
-            Err(error) => Some(error),
-        },
-        None => None,
-    };
-    own.update()?;
-    if let Some(package) = newest(&own)? {
-        match cached(project, &package, || fetch(project, &own, &package)) {
-            Ok(kernel) => return Ok(kernel),
-            Err(error) => problem = Some(error),
-        }
+    // Our own lists are fetched only when they do not serve, so that a cached kernel needs no network.
+    if let Ok(Some(kernel)) = get(&own) {
+        return Ok(kernel);
     }
-    Err(problem.unwrap_or_else(|| {
+    own.update()?;
+    get(&own)?.with_context(|| {
         let whose = suite.map_or("this machine's apt".to_owned(), |suite| format!("suite {suite}"));
-        anyhow::anyhow!("{whose} has no {NEWEST}: guests boot Debian's kernels for amd64")
-    }))
+        format!("{whose} has no {NEWEST}: guests boot Debian's kernels for amd64")
+    })
 }
 
 /// The kernel that the newest-kernel package depends on now.
 fn newest(apt: &Apt) -> Result<Option<Package>> {
+    let _work = Work::start("looking up the stock kernel");
     let Some(meta) = apt.candidate(NEWEST)? else { return Ok(None) };
     let name = meta.depends.iter().find(|name| name.starts_with("linux-image-"));
     let name = name.with_context(|| format!("{NEWEST} {} depends on no kernel", meta.version))?;
@@ -107,11 +93,11 @@ fn source_of(wanted: &str) -> Result<(String, String)> {
     Ok((suite.clone(), source.with_suite(&suite, "main").render()))
 }
 
-/// The unpacked kernel, or what `fetch` makes of it.
-fn cached(project: &Project, package: &Package, fetch: impl FnOnce() -> Result<()>) -> Result<Kernel> {
+/// The unpacked kernel, from the cache or put there now.
+fn cached(project: &Project, apt: &Apt, package: &Package) -> Result<Kernel> {
     let dir = home(project, package)?;
     if !dir.is_dir() {
-        fetch()?;
+        fetch(project, apt, package)?;
     }
     let release = package.name.strip_prefix("linux-image-").unwrap_or(&package.name).to_owned();
     let image = dir.join("boot").join(format!("vmlinuz-{release}"));

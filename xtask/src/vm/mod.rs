@@ -38,22 +38,24 @@ const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The longest line that the witness listens to.
 const LONGEST_LINE: usize = 64 * 1024;
 
+/// What Linux says on its console, even a quiet one, when it is no longer sound.
+const KERNEL_FAULTS: [&str; 4] = ["BUG: ", "Oops: ", "Kernel panic", "general protection fault"];
+
 /// Seconds that a guest gets: one takes about ten, but emulation on a busy machine may be many times slower.
 const TIMEOUT: u64 = 240;
 
 /// Options of every guest.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Boot the kernel of this suite of the machine's own mirror (`backports`: of the machine's release) instead of the
-    /// one that the machine's apt would install
+    /// Boot the kernel of this suite of the machine's mirror, such as `backports`
     #[arg(long)]
     suite: Option<String>,
 
-    /// Seconds until a guest that has not ended is killed and the run fails
+    /// Seconds until a guest that has not ended is killed
     #[arg(long, default_value_t = TIMEOUT)]
     timeout: u64,
 
-    /// Keep the working directory, with the initramfs, and print the QEMU command
+    /// Keep the working directory and print the QEMU command
     #[arg(long)]
     keep: bool,
 
@@ -125,6 +127,12 @@ fn run(project: &Project, scenario: &Scenario, kernel: &Kernel, options: &Option
     if let Err(error) = listened {
         ledger.fault(format!("{error:#}"));
     }
+    let console = fs::read(logs.join("console.log")).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    // A guest may well go on after its kernel went wrong, and even check everything; such a run shows nothing.
+    if let Some(line) = console.lines().find(|line| KERNEL_FAULTS.iter().any(|fault| line.contains(fault))) {
+        ledger.fault(format!("the guest's kernel says: {}", line.trim_end()));
+    }
     let complaints = vm.complaints();
     if !complaints.trim().is_empty() {
         transcript.line("qemu", complaints.trim())?;
@@ -141,9 +149,8 @@ fn run(project: &Project, scenario: &Scenario, kernel: &Kernel, options: &Option
     let faults = ledger.verdict();
     if !faults.is_empty() {
         drop(work);
-        let console = fs::read(logs.join("console.log")).unwrap_or_default();
         eprintln!("end of the guest's console:");
-        for line in command::tail(&String::from_utf8_lossy(&console), 20).lines() {
+        for line in command::tail(&console, 20).lines() {
             eprintln!("  | {}", line.trim_end());
         }
         if !complaints.trim().is_empty() {

@@ -27,7 +27,7 @@
 //! # The verdict
 //!
 //! A run passes only if nothing is missing: at least one session; each with at least one check, all of them `same`, ended
-//! by `done 0`; no `err`; `exit 0` at the end. A guest that crashes, hangs, stays silent or checks nothing fails.
+//! by `done 0`; no `err`; `exit 0` at the end; QEMU ended by itself and in time; no oops on the console. A guest that crashes, hangs, stays silent or checks nothing fails.
 
 use std::fmt::Write as _;
 
@@ -42,6 +42,9 @@ const MOST_HEX: usize = 8192;
 
 /// The most bytes that `expect-stream` checks at once.
 const MOST_STREAM: usize = 1 << 20;
+
+/// How many faults of the conversation are told one by one: a guest gone wild can make any number.
+const MOST_FAULTS: usize = 10;
 
 /// How much of a difference is told.
 const SHOWN: usize = 64;
@@ -158,7 +161,10 @@ impl Ledger {
 
     /// Everything that keeps the run from passing; empty means that it passed.
     pub(crate) fn verdict(&self) -> Vec<String> {
-        let mut faults = self.faults.clone();
+        let mut faults: Vec<String> = self.faults.iter().take(MOST_FAULTS).cloned().collect();
+        if self.faults.len() > MOST_FAULTS {
+            faults.push(format!("and {} more of these", self.faults.len() - MOST_FAULTS));
+        }
         if self.sessions.is_empty() {
             faults.push("no program of the guest ever spoke to the witness".to_owned());
         }
@@ -402,6 +408,13 @@ mod tests {
         fails(&two, "b had nothing checked");
         fails(&["hello 1 a", "hello 1 b"], "not ended by done");
         fails(&["hello 1 a", "done 0", "expect-stream 1000 8 0"], "say hello first");
+    }
+
+    #[test]
+    fn a_wild_guest_does_not_drown_the_reader() {
+        let verdict = say(&["nonsense"; 1000]).0.verdict();
+        assert_eq!(verdict[MOST_FAULTS], "and 990 more of these");
+        assert!(verdict.len() < 20);
     }
 
     #[test]
