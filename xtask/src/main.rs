@@ -1,2 +1,56 @@
-//! placeholder of the first commit.
-fn main() {}
+//! The project's tasks: `cargo xtask vm ...` runs guests, `cargo xtask test` runs everything that must hold.
+
+mod command;
+mod project;
+mod steps;
+mod ui;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use project::Project;
+
+/// Tasks of the noiommu project.
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run our programs in an emulated machine, with the host as witness
+    #[command(subcommand)]
+    Vm(Guest),
+    /// Run everything that must hold, step by step
+    #[command(visible_alias = "ci")]
+    Test(steps::Options),
+}
+
+#[derive(Subcommand)]
+enum Guest {
+    /// A stock Debian kernel and an edu device
+    StockEdu(vm::Options),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let project = Project::find()?;
+    match &cli.task {
+        Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
+        Task::Test(options) => steps::run(&project, options),
+    }
+}

@@ -1,0 +1,247 @@
+//! `cargo xtask test`: everything that must hold before a change goes in, step by step.
+//!
+//! A new step is one line in [`STEPS`] and a function that runs it.
+
+use std::fs;
+use std::process::{self, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::command;
+use crate::project::Project;
+use crate::ui::{self, Look, Work, paint};
+use crate::vm;
+
+/// The checker of licenses and sources, in the version whose rules `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// What to run.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Leave out the steps that boot a guest
+    #[arg(long)]
+    no_vm: bool,
+
+    /// Run the later steps too when one fails
+    #[arg(long)]
+    keep_going: bool,
+
+    /// Run only the steps with these names, separated by commas
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = step_names())]
+    #[arg(hide_possible_values = true)]
+    only: Vec<String>,
+}
+
+/// One step.
+struct Step {
+    /// Its name in the table and for `--only`.
+    name: &'static str,
+    /// Whether it boots a guest.
+    vm: bool,
+    /// Runs it.
+    run: fn(&Project) -> Result<Outcome>,
+}
+
+/// How a step that did not fail ended.
+enum Outcome {
+    Passed,
+    /// It could not run here, for this reason. That is no failure, but it is told.
+    NotRun(String),
+}
+
+/// The steps, the quickest to fail first.
+const STEPS: &[Step] = &[
+    Step { name: "fmt", vm: false, run: fmt },
+    Step { name: "clippy", vm: false, run: clippy },
+    Step { name: "test", vm: false, run: test },
+    Step { name: "deny", vm: false, run: deny },
+    Step { name: "miri", vm: false, run: miri },
+    Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
+];
+
+/// What became of a step.
+enum Fate {
+    Passed,
+    Failed,
+    NotRun(String),
+}
+
+/// Runs the steps and ends with a table; an error when one failed.
+pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    let chosen: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| options.only.is_empty() || options.only.iter().any(|name| name == step.name))
+        .collect();
+    let began = Instant::now();
+    let mut fates: Vec<(&Step, Fate, Duration)> = Vec::new();
+    for (number, step) in chosen.iter().enumerate() {
+        let failed = fates.iter().any(|(_, fate, _)| matches!(fate, Fate::Failed));
+        if step.vm && options.no_vm {
+            fates.push((step, Fate::NotRun("--no-vm".to_owned()), Duration::ZERO));
+            continue;
+        }
+        if failed && !options.keep_going {
+            fates.push((step, Fate::NotRun("an earlier step failed".to_owned()), Duration::ZERO));
+            continue;
+        }
+        println!("\n{}", paint(format_args!("[{}/{}] {}", number + 1, chosen.len(), step.name), Look::Bold));
+        let step_began = Instant::now();
+        let fate = match (step.run)(project) {
+            Ok(Outcome::Passed) => Fate::Passed,
+            Ok(Outcome::NotRun(why)) => {
+                println!("{}", paint(format_args!("not run: {why}"), Look::Yellow));
+                Fate::NotRun(why)
+            }
+            Err(error) => {
+                println!("{}", paint(format_args!("{} failed: {error:#}", step.name), Look::Red));
+                Fate::Failed
+            }
+        };
+        fates.push((step, fate, step_began.elapsed()));
+    }
+
+    println!();
+    for (step, fate, time) in &fates {
+        let (word, look) = match fate {
+            Fate::Passed => ("passed".to_owned(), Look::Green),
+            Fate::Failed => ("FAILED".to_owned(), Look::Red),
+            Fate::NotRun(why) => (format!("not run: {why}"), Look::Yellow),
+        };
+        println!("{:<14} {:>12}  {}", step.name, ui::seconds(*time), paint(word, look));
+    }
+    println!("{:<14} {:>12}", "all", ui::seconds(began.elapsed()));
+
+    let failed: Vec<&str> = fates
+        .iter()
+        .filter(|(_, fate, _)| matches!(fate, Fate::Failed))
+        .map(|(step, ..)| step.name)
+        .collect();
+    if !failed.is_empty() {
+        bail!("failed: {}; once more: cargo xtask test --only {}", failed.join(", "), failed.join(","));
+    }
+    Ok(())
+}
+
+fn step_names() -> Vec<&'static str> {
+    STEPS.iter().map(|step| step.name).collect()
+}
+
+fn cargo(project: &Project, arguments: &[&str]) -> Result<Outcome> {
+    command::inherit(project.cargo().args(arguments))?;
+    Ok(Outcome::Passed)
+}
+
+fn fmt(project: &Project) -> Result<Outcome> {
+    // rustfmt knows neither NO_COLOR nor whether it writes to a terminal.
+    let colour = if ui::colours() { "always" } else { "never" };
+    cargo(project, &["fmt", "--all", "--check", "--", "--color", colour])
+}
+
+fn clippy(project: &Project) -> Result<Outcome> {
+    cargo(project, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+}
+
+fn test(project: &Project) -> Result<Outcome> {
+    cargo(project, &["test", "--workspace", "--locked"])
+}
+
+/// Licenses, banned crates and sources. Not advisories: their database comes over the network and changes by the day,
+/// and what passed yesterday should pass today.
+fn deny(project: &Project) -> Result<Outcome> {
+    let home = project.cache.join("tools").join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = home.join("bin/cargo-deny");
+    if !program.is_file() {
+        install_cargo_deny(project)?;
+    }
+    command::inherit(Command::new(program).current_dir(&project.root).args([
+        "--locked",
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]))?;
+    Ok(Outcome::Passed)
+}
+
+fn install_cargo_deny(project: &Project) -> Result<()> {
+    let tools = project.cache.join("tools");
+    let (home, scratch) =
+        (tools.join(format!("cargo-deny-{CARGO_DENY}")), tools.join(format!("partial-{}", process::id())));
+    let work = Work::start(format!("installing cargo-deny {CARGO_DENY} (once; some minutes)"));
+    // Built beside its place and moved there when it is whole; outside of the tree, so that `cargo clean` keeps it.
+    let built = command::output(
+        project
+            .cargo()
+            .args(["install", "cargo-deny", "--locked", "--version", CARGO_DENY, "--root"])
+            .arg(&scratch)
+            .arg("--target-dir")
+            .arg(scratch.join("target")),
+    );
+    let moved = built.and_then(|_| {
+        let _ = fs::remove_dir_all(scratch.join("target"));
+        let _ = fs::remove_dir_all(&home);
+        fs::rename(&scratch, &home).context("moving cargo-deny to its place")
+    });
+    let _ = fs::remove_dir_all(&scratch);
+    moved?;
+    work.finish();
+    Ok(())
+}
+
+/// The engine's unit tests under Miri, which sees undefined behaviour and leaks.
+fn miri(project: &Project) -> Result<Outcome> {
+    const NIGHTLY: &str = "nightly";
+    let Some(rustup) = command::which("rustup") else {
+        return Ok(Outcome::NotRun("miri is not available (no rustup)".to_owned()));
+    };
+    let nightly = |program: &[&str]| {
+        let mut command = Command::new(&rustup);
+        // This process was started by cargo, which tells its children which toolchain and which cargo are meant.
+        command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTDOC");
+        command.args(["run", NIGHTLY]).args(program).current_dir(&project.root);
+        command
+    };
+    if !command::succeeds(&mut nightly(&["cargo", "miri", "--version"])) {
+        let work = Work::start("adding miri to the nightly toolchain");
+        let add = ["component", "add", "miri", "rust-src", "--toolchain", NIGHTLY];
+        let added = command::output(Command::new(&rustup).args(add));
+        if added.is_err() || !command::succeeds(&mut nightly(&["cargo", "miri", "--version"])) {
+            return Ok(Outcome::NotRun("miri is not available (rustup cannot add it)".to_owned()));
+        }
+        work.finish();
+    }
+    // The interpreter's own standard library is built once, which may need what this machine has not.
+    let work = Work::start("preparing miri");
+    if let Err(error) = command::output(&mut nightly(&["cargo", "miri", "setup"])) {
+        drop(work);
+        eprintln!("{error:#}");
+        return Ok(Outcome::NotRun("miri is not available (cargo miri setup fails)".to_owned()));
+    }
+    work.finish();
+    // Not the doc tests: they show the same code, and each would be interpreted in a process of its own.
+    let test = ["cargo", "miri", "test", "--package", "noiommu-core", "--lib", "--target-dir"];
+    command::inherit(nightly(&test).arg(project.target.join("miri")))?;
+    Ok(Outcome::Passed)
+}
+
+fn vm_stock_edu(project: &Project) -> Result<Outcome> {
+    vm::stock_edu(project, &vm::Options::default())?;
+    Ok(Outcome::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_words_of_their_own() {
+        for (at, step) in STEPS.iter().enumerate() {
+            assert!(step.name.len() <= 14, "{} overflows its column", step.name);
+            assert!(!step.name.contains([',', ' ']));
+            assert!(STEPS[..at].iter().all(|other| other.name != step.name));
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Guests: an emulated machine with a kernel of choice runs our programs, and the host bears witness.
+//!
+//! Data flows one way: [`kernel`] finds what to boot (through [`apt`]), [`initramfs`] packs what runs in it, [`qemu`] starts
+//! the machine, [`witness`] listens to the guest and looks into its memory through [`qmp`].
+
+mod apt;
+mod initramfs;
+mod kernel;
+mod qemu;
+mod qmp;
+mod witness;
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use self::initramfs::Archive;
+use self::kernel::Kernel;
+use self::qemu::{Console, Machine, Vm};
+use self::witness::Ledger;
+use crate::command;
+use crate::project::Project;
+use crate::ui::{self, Work};
+
+/// What every guest needs of the host, as Debian's packages. libc6-dev has the libc.a that static programs link.
+const HOST_PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "libc6-dev"];
+
+/// The target of the guest's programs.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The longest line that the witness listens to.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// What Linux says on its console, even a quiet one, when it is no longer sound.
+const KERNEL_FAULTS: [&str; 4] = ["BUG: ", "Oops: ", "Kernel panic", "general protection fault"];
+
+/// Seconds that a guest gets: one takes about ten, but emulation on a busy machine may be many times slower.
+const TIMEOUT: u64 = 240;
+
+/// Options of every guest.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Boot the kernel of this suite of the machine's mirror, such as `backports`
+    #[arg(long)]
+    suite: Option<String>,
+
+    /// Seconds until a guest that has not ended is killed
+    #[arg(long, default_value_t = TIMEOUT)]
+    timeout: u64,
+
+    /// Keep the working directory and print the QEMU command
+    #[arg(long)]
+    keep: bool,
+
+    /// Show the guest's console on stderr
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { suite: None, timeout: TIMEOUT, keep: false, verbose: false }
+    }
+}
+
+/// What a guest is for.
+struct Scenario {
+    /// The name of its script in `xtask/guest/scenarios`.
+    name: &'static str,
+    /// Values of QEMU's `-device`.
+    devices: &'static [&'static str],
+    /// Our packages whose programs it runs; each has a binary of its own name.
+    packages: &'static [&'static str],
+}
+
+/// A stock kernel and an edu device, with the whole 48-bit range of addresses (its default is 28 bits).
+const STOCK_EDU: Scenario =
+    Scenario { name: "stock-edu", devices: &["edu,dma_mask=0xffffffffffff"], packages: &["noiommu-guest"] };
+
+/// Runs the scenario `stock-edu`.
+pub(crate) fn stock_edu(project: &Project, options: &Options) -> Result<()> {
+    apt::install(&HOST_PACKAGES)?;
+    let kernel = kernel::stock(project, options.suite.as_deref())?;
+    run(project, &STOCK_EDU, &kernel, options)
+}
+
+/// Boots `kernel`, lets the scenario's script run, and judges.
+fn run(project: &Project, scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<()> {
+    let programs = build_guest(project, scenario.packages)?;
+    let room = Room::new(options.keep)?;
+    let initramfs = room.path.join("initramfs");
+    pack(project, scenario, &programs, &initramfs)?;
+
+    let logs = project.run_dir(&format!("{}-{}", scenario.name, kernel.release));
+    fs::create_dir_all(&logs).with_context(|| format!("{}", logs.display()))?;
+    let machine = Machine {
+        kernel: kernel.image.clone(),
+        initramfs,
+        append: vec![format!("noiommu.scenario={}", scenario.name)],
+        devices: scenario.devices.iter().map(ToString::to_string).collect(),
+        arguments: Vec::new(),
+        memory: 1024,
+        cpus: 2,
+    };
+    if options.keep {
+        eprintln!("working directory: {}", room.path.display());
+        eprintln!("command: {}", command::describe(&machine.command(&room.path)?));
+    }
+
+    let work = Work::start(format!("{} on {}", scenario.name, kernel.origin));
+    let mut vm =
+        Vm::start(&machine, &room.path, Console { log: logs.join("console.log"), show: options.verbose })?;
+    let mut ledger = Ledger::new(seed()?);
+    let mut transcript = Transcript::new(&logs.join("transcript.log"))?;
+    let listened =
+        listen(&mut vm, &mut ledger, &mut transcript, Duration::from_secs(options.timeout), |ledger| {
+            work.set_message(format!("{}: {} checks", scenario.name, ledger.checks()))
+        });
+    vm.kill();
+    if let Err(error) = listened {
+        ledger.fault(format!("{error:#}"));
+    }
+    let console = fs::read(logs.join("console.log")).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    // A guest may well go on after its kernel went wrong, and even check everything; such a run shows nothing.
+    if let Some(line) = console.lines().find(|line| KERNEL_FAULTS.iter().any(|fault| line.contains(fault))) {
+        ledger.fault(format!("the guest's kernel says: {}", line.trim_end()));
+    }
+    let complaints = vm.complaints();
+    if !complaints.trim().is_empty() {
+        transcript.line("qemu", complaints.trim())?;
+    }
+    let mut report = ledger.report();
+    report["scenario"] = scenario.name.into();
+    report["kernel"] = kernel.origin.clone().into();
+    report["seconds"] = transcript.began.elapsed().as_secs_f64().into();
+    fs::write(logs.join("report.json"), format!("{report:#}\n"))?;
+
+    for note in ledger.notes() {
+        work.print(format_args!("  guest: {note}"));
+    }
+    let faults = ledger.verdict();
+    if !faults.is_empty() {
+        drop(work);
+        eprintln!("end of the guest's console:");
+        for line in command::tail(&console, 20).lines() {
+            eprintln!("  | {}", line.trim_end());
+        }
+        if !complaints.trim().is_empty() {
+            eprintln!("QEMU says: {}", command::tail(&complaints, 5));
+        }
+        bail!("{} did not pass:\n  - {}\nlogs: {}", scenario.name, faults.join("\n  - "), logs.display());
+    }
+    work.finish();
+    println!(
+        "{}: the witness checked {} places ({} bytes), all the same; guest ran {}",
+        scenario.name,
+        ledger.checks(),
+        report["bytes_checked"],
+        ui::seconds(transcript.began.elapsed())
+    );
+    Ok(())
+}
+
+/// Answers the guest until QEMU ends.
+fn listen(
+    vm: &mut Vm,
+    ledger: &mut Ledger,
+    transcript: &mut Transcript,
+    timeout: Duration,
+    mut progress: impl FnMut(&Ledger),
+) -> Result<()> {
+    let late = Instant::now() + timeout;
+    vm.witness.set_read_timeout(Some(Duration::from_millis(200)))?;
+    // Should the guest not take its answer, the deadline must still come.
+    vm.witness.set_write_timeout(Some(Duration::from_secs(20)))?;
+    let mut pending = Vec::new();
+    let mut bytes = [0; 4096];
+    loop {
+        // Asked before reading: what the guest said last is still there to be read when QEMU is gone.
+        let ended = vm.ended()?;
+        let read = match vm.witness.read(&mut bytes) {
+            Ok(read) => read,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionReset) => 0,
+            Err(error) => return Err(error).context("listening to the guest"),
+        };
+        pending.extend_from_slice(&bytes[..read]);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end();
+            transcript.line("guest", line)?;
+            if let Some(answer) = ledger.hear(line, &mut vm.qmp)? {
+                transcript.line("host", &answer)?;
+                vm.witness.write_all(format!("{answer}\n").as_bytes()).context("answering the guest")?;
+            }
+            progress(ledger);
+        }
+        for event in vm.qmp.take_events() {
+            transcript.line("event", &event.to_string())?;
+        }
+        ensure!(pending.len() <= LONGEST_LINE, "the guest says a line of more than {LONGEST_LINE} bytes");
+        if read == 0
+            && let Some(status) = ended
+        {
+            ensure!(status.success(), "QEMU ended with {status}");
+            ensure!(pending.is_empty(), "the guest ended in the middle of a line");
+            return Ok(());
+        }
+        ensure!(Instant::now() < late, "the guest did not end within {} s", timeout.as_secs());
+        if read == 0 && ended.is_none() {
+            // A hung-up socket reads 0 at once until the process is gone.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Builds the guest's programs, static since the guest has no libraries, and answers where they are.
+fn build_guest(project: &Project, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let work = Work::start("building the guest's programs");
+    // A directory of its own: other flags in the same one would rebuild everything at every turn.
+    let target = project.target.join("guest");
+    let mut cargo = project.cargo();
+    cargo.args(["build", "--release", "--target", GUEST_TARGET, "--target-dir"]).arg(&target);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    // The encoded form wins over every other place where flags may be set.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    command::output(&mut cargo)?;
+    work.finish();
+    Ok(packages.iter().map(|package| target.join(GUEST_TARGET).join("release").join(package)).collect())
+}
+
+/// Writes the initramfs: busybox, init, the scenario, our programs.
+fn pack(project: &Project, scenario: &Scenario, programs: &[PathBuf], to: &Path) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("{}", path.display()));
+    let guest = project.root.join("xtask/guest");
+    let busybox = command::which("busybox").context("no busybox: apt-get install busybox-static")?;
+
+    let mut archive = Archive::new(BufWriter::new(File::create(to)?));
+    for directory in ["bin", "dev", "proc", "run", "scenarios", "sys", "tmp"] {
+        archive.directory(directory)?;
+    }
+    // The kernel opens the console for init before anything mounts /dev.
+    archive.character_device("dev/console", 5, 1)?;
+    archive.file("bin/busybox", 0o755, &read(&busybox)?)?;
+    archive.symlink("bin/sh", "busybox")?;
+    archive.file("init", 0o755, &read(&guest.join("init"))?)?;
+    let script = Path::new("scenarios").join(scenario.name);
+    archive.file(&script.to_string_lossy(), 0o644, &read(&guest.join(&script))?)?;
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("bin/{name}"), 0o755, &read(program)?)?;
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+/// A number that no earlier run had.
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes).context("/dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// What was said between guest and host, with the time.
+struct Transcript {
+    file: File,
+    began: Instant,
+}
+
+impl Transcript {
+    fn new(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("{}", path.display()))?;
+        Ok(Self { file, began: Instant::now() })
+    }
+
+    fn line(&mut self, who: &str, text: &str) -> Result<()> {
+        let at = self.began.elapsed().as_secs_f64();
+        writeln!(self.file, "{at:9.3} {who}: {text}").context("writing the transcript")
+    }
+}
+
+/// A working directory with a path short enough for sockets, gone when dropped.
+struct Room {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Room {
+    fn new(keep: bool) -> Result<Self> {
+        // With the time, since process ids come again and kept rooms stay.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let path = env::temp_dir().join(format!("noiommu-{}-{:x}", process::id(), now));
+        // Only for us: whoever reaches the monitor's socket commands QEMU. Fails if it is there already.
+        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(Self { path, keep })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! One QEMU: what it is made of, starting it, and making sure that it ends.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::qmp::Qmp;
+use crate::command;
+
+/// The program.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How long QEMU may take to connect its sockets, which it does before anything else.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// What a machine is made of.
+pub(crate) struct Machine {
+    /// The kernel's image.
+    pub(crate) kernel: PathBuf,
+    /// Its initramfs.
+    pub(crate) initramfs: PathBuf,
+    /// Words for the kernel's command line, besides those that every guest gets.
+    pub(crate) append: Vec<String>,
+    /// Values of `-device`.
+    pub(crate) devices: Vec<String>,
+    /// Any further arguments of QEMU.
+    pub(crate) arguments: Vec<String>,
+    /// MiB of memory.
+    pub(crate) memory: u32,
+    /// Processors.
+    pub(crate) cpus: u32,
+}
+
+/// The kernel's command line of every guest.
+///
+/// `panic=-1` with `-no-reboot` ends QEMU when the guest dies; the rest saves time that an emulated machine has little of.
+const APPEND: [&str; 7] =
+    ["console=ttyS0", "quiet", "panic=-1", "tsc=reliable", "mitigations=off", "nokaslr", "no_timer_check"];
+
+impl Machine {
+    /// The command that starts it, with its sockets in `dir`.
+    pub(crate) fn command(&self, dir: &Path) -> Result<Command> {
+        let text = |path: &Path| {
+            let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+            // QEMU reads a comma in an option's value as the end of it, unless doubled.
+            Ok::<_, anyhow::Error>(text.replace(',', ",,"))
+        };
+        let qemu = command::which(QEMU)
+            .with_context(|| format!("{QEMU} is not installed: apt-get install qemu-system-x86"))?;
+        // Should this process be killed, QEMU must not stay behind. The signal is bound to the thread that starts it.
+        let mut command = match command::which("setpriv") {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL"]).arg(qemu);
+                command
+            }
+            None => Command::new(qemu),
+        };
+        command
+            .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max"])
+            .args(["-m", &format!("{}M", self.memory), "-smp", &self.cpus.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"])
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+            .args(["-chardev", &format!("socket,id=witness,path={}", text(&dir.join(WITNESS_SOCKET))?)])
+            .args(["-serial", "chardev:witness"])
+            .args(["-chardev", &format!("socket,id=monitor,path={}", text(&dir.join(MONITOR_SOCKET))?)])
+            .args(["-mon", "chardev=monitor,mode=control"])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initramfs);
+        let append = APPEND.into_iter().chain(self.append.iter().map(String::as_str)).collect::<Vec<_>>();
+        command.args(["-append", &append.join(" ")]);
+        for device in &self.devices {
+            command.args(["-device", device]);
+        }
+        command.args(&self.arguments);
+        Ok(command)
+    }
+}
+
+const WITNESS_SOCKET: &str = "witness.sock";
+const MONITOR_SOCKET: &str = "monitor.sock";
+
+/// A machine that runs; dropping it kills it.
+pub(crate) struct Vm {
+    child: Child,
+    /// The monitor.
+    pub(crate) qmp: Qmp,
+    /// The other end of the guest's ttyS1.
+    pub(crate) witness: UnixStream,
+    console: Option<JoinHandle<()>>,
+    errors: PathBuf,
+}
+
+impl Vm {
+    /// Starts `machine` and lets its processors run.
+    ///
+    /// `dir` takes sockets and so must have a short path; `console` takes what the guest says on ttyS0.
+    pub(crate) fn start(machine: &Machine, dir: &Path, console: Console) -> Result<Self> {
+        // We listen and QEMU connects: nothing has to be polled for, and nothing the guest says can be lost.
+        let listen = |name: &str| {
+            let path = dir.join(name);
+            UnixListener::bind(&path).with_context(|| {
+                format!(
+                    "no socket at {} (a shorter TMPDIR may help: 108 characters are the limit)",
+                    path.display()
+                )
+            })
+        };
+        let (witness, monitor) = (listen(WITNESS_SOCKET)?, listen(MONITOR_SOCKET)?);
+        let errors = dir.join("qemu.stderr");
+        let mut command = machine.command(dir)?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&errors)?)
+            .spawn()
+            .context("QEMU does not start")?;
+        let connected = (|| {
+            let witness = accept(&witness, &mut child, &errors)?;
+            let monitor = accept(&monitor, &mut child, &errors)?;
+            let stdout = child.stdout.take().context("QEMU has no stdout")?;
+            Ok::<_, anyhow::Error>((witness, Qmp::new(monitor, dir)?, console.follow(stdout)?))
+        })();
+        let (witness, qmp, console) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
+        let mut vm = Self { child, qmp, witness, console: Some(console), errors };
+        // It was started with its processors stopped, so that every end is connected first.
+        vm.qmp.execute("cont", json!({}))?;
+        Ok(vm)
+    }
+
+    /// How QEMU ended, if it did.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Kills QEMU and waits until it is gone and the console is written.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(console) = self.console.take() {
+            let _ = console.join();
+        }
+    }
+
+    /// What QEMU itself complained about.
+    pub(crate) fn complaints(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits for QEMU to connect, but not for one that is gone.
+fn accept(listener: &UnixListener, child: &mut Child, errors: &Path) -> Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    let late = Instant::now() + CONNECT;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("waiting for QEMU"),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended at once ({status}): {}", fs::read_to_string(errors).unwrap_or_default().trim());
+        }
+        if Instant::now() > late {
+            bail!("QEMU did not connect within {} s", CONNECT.as_secs());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Where the guest's console goes.
+pub(crate) struct Console {
+    /// The file that keeps it.
+    pub(crate) log: PathBuf,
+    /// Whether stderr shows it too.
+    pub(crate) show: bool,
+}
+
+impl Console {
+    /// Copies until QEMU closes its end.
+    fn follow(self, mut from: impl Read + Send + 'static) -> Result<JoinHandle<()>> {
+        let mut log = File::create(&self.log).with_context(|| format!("{}", self.log.display()))?;
+        Ok(thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = from.read(&mut bytes) {
+                // A full disk shall not stop the guest, whose verdict does not depend on this file.
+                let _ = log.write_all(&bytes[..read]);
+                if self.show {
+                    let _ = io::stderr().write_all(&bytes[..read]);
+                }
+            }
+        }))
+    }
+}
