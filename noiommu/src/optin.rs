@@ -116,10 +116,11 @@ pub fn is_tainted() -> bool {
 pub(crate) fn taint(device: &str) {
     let process = std::process::id();
     if let Ok(mut log) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        let _ = writeln!(
-            log,
-            "<4>noiommu: {device}: opened for user-space DMA without an IOMMU by process {process}; tainting kernel"
+        // In one write: each is a record of its own.
+        let record = format!(
+            "<4>noiommu: {device}: opened for user-space DMA without an IOMMU by process {process}; tainting kernel\n"
         );
+        let _ = log.write_all(record.as_bytes());
     }
     let _ = fs::write("/proc/sys/kernel/tainted", TAINT_USER.to_string());
     if !is_tainted() {

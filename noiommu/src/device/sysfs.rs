@@ -107,8 +107,11 @@ impl SysfsDevice {
 
     fn write(&self, file: &str, text: &str) -> Result<()> {
         let path = self.directory.join(file);
-        let written =
-            OpenOptions::new().write(true).open(&path).and_then(|mut file| writeln!(file, "{text}"));
+        // In one write: each is a command of its own to sysfs.
+        let written = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()));
         written.map_err(|error| {
             Error::system(format_args!("writing {}", path.display()), error).remedy("run it as root")
         })

@@ -76,13 +76,16 @@ struct Scenario {
     name: &'static str,
     /// Values of QEMU's `-device`.
     devices: &'static [&'static str],
-    /// Our packages whose programs it runs; each has a binary of its own name.
-    packages: &'static [&'static str],
+    /// Our programs that it runs: package and binary.
+    programs: &'static [(&'static str, &'static str)],
 }
 
 /// A stock kernel and an edu device, with the whole 48-bit range of addresses (its default is 28 bits).
-const STOCK_EDU: Scenario =
-    Scenario { name: "stock-edu", devices: &["edu,dma_mask=0xffffffffffff"], packages: &["noiommu-guest"] };
+const STOCK_EDU: Scenario = Scenario {
+    name: "stock-edu",
+    devices: &["edu,dma_mask=0xffffffffffff"],
+    programs: &[("noiommu-guest", "noiommu-guest"), ("noiommu-cli", "noiommu")],
+};
 
 /// Runs the scenario `stock-edu`.
 pub(crate) fn stock_edu(project: &Project, options: &Options) -> Result<()> {
@@ -93,7 +96,7 @@ pub(crate) fn stock_edu(project: &Project, options: &Options) -> Result<()> {
 
 /// Boots `kernel`, lets the scenario's script run, and judges.
 fn run(project: &Project, scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<()> {
-    let programs = build_guest(project, scenario.packages)?;
+    let programs = build_guest(project, scenario.programs)?;
     let room = Room::new(options.keep)?;
     let initramfs = room.path.join("initramfs");
     pack(project, scenario, &programs, &initramfs)?;
@@ -224,20 +227,21 @@ fn listen(
 }
 
 /// Builds the guest's programs, static since the guest has no libraries, and answers where they are.
-fn build_guest(project: &Project, packages: &[&str]) -> Result<Vec<PathBuf>> {
+fn build_guest(project: &Project, programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
     let work = Work::start("building the guest's programs");
     // A directory of its own: other flags in the same one would rebuild everything at every turn.
     let target = project.target.join("guest");
     let mut cargo = project.cargo();
     cargo.args(["build", "--release", "--target", GUEST_TARGET, "--target-dir"]).arg(&target);
-    for package in packages {
+    for (package, _) in programs {
         cargo.args(["--package", package]);
     }
     // The encoded form wins over every other place where flags may be set.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     command::output(&mut cargo)?;
     work.finish();
-    Ok(packages.iter().map(|package| target.join(GUEST_TARGET).join("release").join(package)).collect())
+    let built = target.join(GUEST_TARGET).join("release");
+    Ok(programs.iter().map(|(_, binary)| built.join(binary)).collect())
 }
 
 /// Writes the initramfs: busybox, init, the scenario, our programs.
