@@ -1,6 +1,5 @@
 //! Looking for room: the lowest hole that takes a new area.
 
-use crate::space::node::Entry;
 use crate::space::tree::{MAX_HEIGHT, Step};
 use crate::{Iova, IovaRange, IovaSpace};
 
@@ -101,11 +100,11 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
                     depth = depth.wrapping_add(1);
                 } else {
                     let leaf = self.leaves.get(number)?;
-                    for (first, held) in leaf.from(leaf.seek(search.floor)) {
-                        match search.before(first) {
+                    for (last, held) in leaf.from(leaf.seek(search.floor)) {
+                        match search.before(held.first) {
                             Verdict::Found(iova) => return Some(iova),
                             Verdict::Over => return None,
-                            Verdict::On => search.skip(held.last)?,
+                            Verdict::On => search.skip(last)?,
                         }
                     }
                 }
@@ -113,16 +112,16 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
             let Some(above) = depth.checked_sub(1) else { break };
             let step = path.get_mut(above)?;
             let node = self.inner.get(step.node)?;
-            for (first, branch) in node.from(step.at as usize) {
+            for (last, branch) in node.from(step.at as usize) {
                 step.at = step.at.wrapping_add(1);
-                match search.before(first) {
+                match search.before(branch.first) {
                     Verdict::Found(iova) => return Some(iova),
                     Verdict::Over => return None,
-                    Verdict::On if branch.hole() >= least => {
+                    Verdict::On if branch.hole >= least => {
                         enter = Some(branch.child);
                         break;
                     }
-                    Verdict::On => search.skip(branch.last)?,
+                    Verdict::On => search.skip(last)?,
                 }
             }
             if enter.is_none() {

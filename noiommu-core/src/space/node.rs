@@ -1,13 +1,14 @@
 //! One node of the tree: up to `N` entries in order of address, leaves and inner nodes alike.
 //!
-//! The first IOVAs lie packed in a column of their own, so that a search reads few cache lines.
+//! The last IOVAs lie packed in a column of their own, so that a search reads few cache lines: where an address belongs
+//! is how many entries end before it.
 
 use core::mem;
 
-/// What a node holds per entry, besides the first IOVA.
+/// What a node holds per entry, besides the last IOVA.
 pub(super) trait Entry: Copy {
-    /// The highest IOVA in it.
-    fn last(&self) -> u64;
+    /// The lowest IOVA in it.
+    fn first(&self) -> u64;
 
     /// Bytes of the largest hole inside it: between two areas of it.
     fn hole(&self) -> u64;
@@ -16,13 +17,13 @@ pub(super) trait Entry: Copy {
 /// An area, in a leaf.
 #[derive(Clone, Copy)]
 pub(super) struct Held<T> {
-    pub(super) last: u64,
+    pub(super) first: u64,
     pub(super) value: T,
 }
 
 impl<T: Copy> Entry for Held<T> {
-    fn last(&self) -> u64 {
-        self.last
+    fn first(&self) -> u64 {
+        self.first
     }
 
     fn hole(&self) -> u64 {
@@ -33,14 +34,14 @@ impl<T: Copy> Entry for Held<T> {
 /// A child, in an inner node: the number of the child's node and what [`Node::extent`] says of it.
 #[derive(Clone, Copy)]
 pub(super) struct Branch {
-    pub(super) last: u64,
+    pub(super) first: u64,
     pub(super) hole: u64,
     pub(super) child: u32,
 }
 
 impl Entry for Branch {
-    fn last(&self) -> u64 {
-        self.last
+    fn first(&self) -> u64 {
+        self.first
     }
 
     fn hole(&self) -> u64 {
@@ -62,24 +63,38 @@ pub(super) struct Extent {
 impl Extent {
     /// The entry for the child with this extent.
     pub(super) const fn branch(self, child: u32) -> Branch {
-        Branch { last: self.last, hole: self.hole, child }
+        Branch { first: self.first, hole: self.hole, child }
     }
 }
 
-/// The entries `0..len` are in use, ascend and do not overlap; the rest holds leftovers.
+/// Ends the column of last IOVAs from `len` on: no address lies behind it, so a search need not know `len`, and
+/// takes a fixed number of steps.
+const UNUSED: u64 = u64::MAX;
+
+/// The entries `0..len` ascend and do not overlap. Behind them `lasts` holds [`UNUSED`] and `entries` leftovers.
 #[derive(Clone, Copy)]
 pub(super) struct Node<E, const N: usize> {
     len: usize,
-    firsts: [u64; N],
+    lasts: [u64; N],
     entries: [E; N],
 }
 
 impl<E: Entry, const N: usize> Node<E, N> {
+    /// The number of entries up to which a node is small: merged with a neighbour where that leaves as many free.
+    ///
+    /// Looking at a neighbour costs cache misses, so larger nodes do not; and what stays free keeps an insertion and a
+    /// removal in turn from splitting and merging in turn.
+    pub(super) const SMALL: usize = N >> 2;
+
+    /// The most entries of a merged node.
+    pub(super) const MERGED: usize = N.wrapping_sub(Self::SMALL);
+
     /// A node with one entry.
-    pub(super) const fn new(first: u64, entry: E) -> Self {
-        // Splitting and merging leave no node empty and none too full from four entries on.
-        const { assert!(N >= 4) };
-        Self { len: 1, firsts: [first; N], entries: [entry; N] }
+    pub(super) fn new(last: u64, entry: E) -> Self {
+        const { assert!(N >= 4, "a node cut in two, or nearly empty, needs a few entries") };
+        let mut node = Self { len: 0, lasts: [UNUSED; N], entries: [entry; N] };
+        node.open(0, last, entry);
+        node
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -90,83 +105,79 @@ impl<E: Entry, const N: usize> Node<E, N> {
         self.len >= N
     }
 
-    fn firsts(&self) -> &[u64] {
-        self.firsts.get(..self.len).unwrap_or(&[])
-    }
-
-    /// The entries from `at` on, with their first IOVAs.
+    /// The entries from `at` on, with their last IOVAs.
     pub(super) fn from(&self, at: usize) -> impl Iterator<Item = (u64, E)> + '_ {
-        let firsts = self.firsts().get(at..).unwrap_or(&[]);
+        let lasts = self.lasts.get(at..self.len).unwrap_or(&[]);
         let entries = self.entries.get(at..).unwrap_or(&[]);
-        firsts.iter().copied().zip(entries.iter().copied())
+        lasts.iter().copied().zip(entries.iter().copied())
     }
 
     pub(super) fn get(&self, at: usize) -> Option<(u64, E)> {
-        Some((*self.firsts().get(at)?, *self.entries.get(at)?))
+        if at < self.len { Some((*self.lasts.get(at)?, *self.entries.get(at)?)) } else { None }
     }
 
     /// Overwrites the entry at `at` in place.
-    pub(super) fn set(&mut self, at: usize, first: u64, entry: E) {
-        if let (Some(f), Some(e)) = (self.firsts.get_mut(at), self.entries.get_mut(at)) {
-            *f = first;
+    pub(super) fn set(&mut self, at: usize, last: u64, entry: E) {
+        if let (Some(l), Some(e)) = (self.lasts.get_mut(at), self.entries.get_mut(at)) {
+            *l = last;
             *e = entry;
         }
     }
 
     /// The place of the first entry that ends at or after `iova`; [`Node::len`] when all end before.
     pub(super) fn seek(&self, iova: u64) -> usize {
-        let after = self.firsts().partition_point(|&first| first <= iova);
-        // Of the entries that begin at or before `iova`, only the last can reach it.
-        let Some(before) = after.checked_sub(1) else { return 0 };
-        match self.entries.get(before) {
-            Some(entry) if entry.last() >= iova => before,
-            _ => after,
-        }
+        self.lasts.partition_point(|&last| last < iova)
     }
 
     /// The extent of all entries together; `None` for an empty node.
     pub(super) fn extent(&self) -> Option<Extent> {
         let mut entries = self.from(0);
-        let (first, entry) = entries.next()?;
-        let mut extent = Extent { first, last: entry.last(), hole: entry.hole() };
-        for (first, entry) in entries {
-            // Wraps never: entries ascend without overlap.
-            let between = first.wrapping_sub(extent.last).wrapping_sub(1);
+        let (last, entry) = entries.next()?;
+        let mut extent = Extent { first: entry.first(), last, hole: entry.hole() };
+        for (last, entry) in entries {
+            let between = hole_between(extent.last, entry.first());
             extent.hole = extent.hole.max(between).max(entry.hole());
-            extent.last = entry.last();
+            extent.last = last;
         }
         Some(extent)
+    }
+
+    /// Bytes between the entry before `at` and the one at `at`; `None` where one of them is not in this node.
+    pub(super) fn hole_before(&self, at: usize) -> Option<u64> {
+        let (last, _) = self.get(at.checked_sub(1)?)?;
+        let (_, entry) = self.get(at)?;
+        Some(hole_between(last, entry.first()))
     }
 
     /// Puts an entry at `at`. A full node is cut in two, and the upper part, which the caller has to link in, answered.
     /// In a node cut at its end (`append`, for the last node of a level) the lower part stays full, so that areas made
     /// in ascending order fill their nodes.
-    pub(super) fn insert(&mut self, at: usize, first: u64, entry: E, append: bool) -> Option<Self> {
+    pub(super) fn insert(&mut self, at: usize, last: u64, entry: E, append: bool) -> Option<Self> {
         if !self.is_full() {
-            self.open(at, first, entry);
+            self.open(at, last, entry);
             return None;
         }
         if append && at == N {
-            return Some(Self::new(first, entry));
+            return Some(Self::new(last, entry));
         }
         let half = N >> 1;
-        let mut upper = Self::new(first, entry);
-        upper.len = 0;
+        let mut upper = Self { len: 0, lasts: [UNUSED; N], entries: [entry; N] };
         upper.append(self.from(half));
+        self.lasts.iter_mut().skip(half).for_each(|last| *last = UNUSED);
         self.len = half;
         match at.checked_sub(half) {
-            Some(at) if at > 0 => upper.open(at, first, entry),
-            _ => self.open(at, first, entry),
+            Some(at) if at > 0 => upper.open(at, last, entry),
+            _ => self.open(at, last, entry),
         }
         Some(upper)
     }
 
     /// Puts an entry at `at` of a node that is not full.
-    fn open(&mut self, at: usize, first: u64, entry: E) {
-        if let (Some(firsts), Some(entries)) =
-            (self.firsts.get_mut(at..=self.len), self.entries.get_mut(at..=self.len))
+    fn open(&mut self, at: usize, last: u64, entry: E) {
+        if let (Some(lasts), Some(entries)) =
+            (self.lasts.get_mut(at..=self.len), self.entries.get_mut(at..=self.len))
         {
-            shift_up(firsts, first);
+            shift_up(lasts, last);
             shift_up(entries, entry);
             self.len = self.len.wrapping_add(1);
         }
@@ -175,24 +186,35 @@ impl<E: Entry, const N: usize> Node<E, N> {
     /// Takes the entry at `at` out.
     pub(super) fn remove(&mut self, at: usize) -> Option<(u64, E)> {
         let removed = self.get(at)?;
-        shift_down(self.firsts.get_mut(at..self.len)?);
-        shift_down(self.entries.get_mut(at..self.len)?);
+        shift_down(self.lasts.get_mut(at..self.len)?, UNUSED);
+        shift_down(self.entries.get_mut(at..self.len)?, removed.1);
         self.len = self.len.wrapping_sub(1);
         Some(removed)
     }
 
     /// Adds entries that lie above all that are here, as far as they fit.
     pub(super) fn append(&mut self, more: impl Iterator<Item = (u64, E)>) {
-        let firsts = self.firsts.iter_mut().skip(self.len);
+        let lasts = self.lasts.iter_mut().skip(self.len);
         let entries = self.entries.iter_mut().skip(self.len);
         let mut len = self.len;
-        for ((f, e), (first, entry)) in firsts.zip(entries).zip(more) {
-            *f = first;
+        for ((l, e), (last, entry)) in lasts.zip(entries).zip(more) {
+            *l = last;
             *e = entry;
             len = len.wrapping_add(1);
         }
         self.len = len;
     }
+
+    /// Whether all behind the entries is [`UNUSED`].
+    #[cfg(test)]
+    pub(super) fn ends_clean(&self) -> bool {
+        self.lasts[self.len..].iter().all(|&last| last == UNUSED)
+    }
+}
+
+/// Bytes between the end of an entry and the beginning of the next one. Wraps never: entries ascend without overlap.
+const fn hole_between(last: u64, first: u64) -> u64 {
+    first.wrapping_sub(last).wrapping_sub(1)
 }
 
 /// Puts `value` first and moves all others one up; the last falls out.
@@ -203,10 +225,9 @@ fn shift_up<V>(column: &mut [V], value: V) {
     }
 }
 
-/// Moves all but the first one down; the last stays in its place too.
-fn shift_down<V: Copy>(column: &mut [V]) {
-    let Some(&last) = column.last() else { return };
-    let mut carried = last;
+/// Puts `value` last and moves all others one down; the first falls out.
+fn shift_down<V>(column: &mut [V], value: V) {
+    let mut carried = value;
     for slot in column.iter_mut().rev() {
         carried = mem::replace(slot, carried);
     }

@@ -47,9 +47,9 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         }
         *inner += 1;
         let node = self.inner.get(number).unwrap();
-        for (first, branch) in node.from(0) {
+        for (last, branch) in node.from(0) {
             let extent = self.check_node(branch.child, height - 1, leaves, inner, areas);
-            assert_eq!(extent, Extent { first, last: branch.last, hole: branch.hole });
+            assert_eq!(extent, Extent { first: branch.first, last, hole: branch.hole });
         }
         check_order(node)
     }
@@ -60,17 +60,18 @@ fn check_order<E: Entry, const N: usize>(node: &Node<E, N>) -> Extent {
     assert!((1..=N).contains(&node.len()), "{} entries of {N}", node.len());
     let entries: Vec<_> = node.from(0).collect();
     assert_eq!(entries.len(), node.len());
-    for (first, entry) in &entries {
-        assert!(*first <= entry.last());
+    assert!(node.ends_clean());
+    for (last, entry) in &entries {
+        assert!(entry.first() <= *last);
     }
     let between = entries.windows(2).map(|pair| {
-        assert!(pair[0].1.last() < pair[1].0);
-        pair[1].0 - pair[0].1.last() - 1
+        assert!(pair[0].0 < pair[1].1.first());
+        pair[1].1.first() - pair[0].0 - 1
     });
     let inside = entries.iter().map(|(_, entry)| entry.hole());
     let extent = Extent {
-        first: entries[0].0,
-        last: entries[entries.len() - 1].1.last(),
+        first: entries[0].1.first(),
+        last: entries[entries.len() - 1].0,
         hole: between.chain(inside).max().unwrap(),
     };
     assert_eq!(node.extent(), Some(extent));

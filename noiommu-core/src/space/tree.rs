@@ -8,7 +8,7 @@ use crate::space::node::{Branch, Entry, Extent, Held, Node};
 use crate::space::slab::{NONE, Slab};
 use crate::{Errno, Iova, IovaRange};
 
-/// Entries of a node: a first-IOVA column of four cache lines.
+/// Entries of a node: a last-IOVA column of four cache lines.
 pub(super) const FAN_OUT: usize = 32;
 
 /// The most inner nodes above a leaf. With [`FAN_OUT`] entries a node, a space would need more insertions to get there
@@ -25,8 +25,8 @@ pub struct Area<T> {
 }
 
 impl<T: Copy> Area<T> {
-    pub(super) fn new((first, held): (u64, Held<T>)) -> Option<Self> {
-        Some(Self { range: IovaRange::new(Iova(first), Iova(held.last))?, value: held.value })
+    pub(super) fn new((last, held): (u64, Held<T>)) -> Option<Self> {
+        Some(Self { range: IovaRange::new(Iova(held.first), Iova(last))?, value: held.value })
     }
 }
 
@@ -167,9 +167,9 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// EEXIST when an area shares an IOVA with `range`, ENOMEM. Nothing has changed then.
     pub fn insert(&mut self, range: IovaRange, value: T) -> Result<(), Errno> {
         let (first, last) = (range.first().0, range.last().0);
-        let held = Held { last, value };
+        let held = Held { first, value };
         if self.is_empty() {
-            self.root = self.leaves.put(Node::new(first, held))?;
+            self.root = self.leaves.put(Node::new(last, held))?;
             self.height = 0;
             self.areas = 1;
             return Ok(());
@@ -178,7 +178,7 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         let (path, number, append) = self.descend(first).ok_or(Errno::ENOMEM)?;
         let leaf = self.leaves.get(number).ok_or(Errno::ENOMEM)?;
         let at = leaf.seek(first);
-        if leaf.get(at).is_some_and(|(next, _)| next <= last) {
+        if leaf.get(at).is_some_and(|(_, next)| next.first <= last) {
             return Err(Errno::EEXIST);
         }
         if leaf.is_full() {
@@ -186,12 +186,26 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         }
 
         // Nothing fails from here on.
+        let known = self.largest_hole(&path);
         let leaf = self.leaves.get_mut(number).ok_or(Errno::ENOMEM)?;
-        let upper = leaf.insert(at, first, held, append);
+        let divided = leaf.hole_before(at);
+        let upper = leaf.insert(at, last, held, append);
+        self.areas = self.areas.wrapping_add(1);
+        if upper.is_none() && divided.is_some() && divided < known {
+            // A hole that was not the largest one got smaller, between areas of the leaf: its extent is the same.
+            return Ok(());
+        }
         let extent = leaf.extent().ok_or(Errno::ENOMEM)?;
         let upper = link(&mut self.leaves, upper)?;
-        self.areas = self.areas.wrapping_add(1);
         self.rise(&path, extent, upper, append)
+    }
+
+    /// What the inner node above the leaf at the end of `path` knows as the leaf's largest hole. `None` when the root is
+    /// a leaf.
+    fn largest_hole(&self, path: &Path) -> Option<u64> {
+        let step = path.get(self.height.checked_sub(1)?)?;
+        let (_, branch) = self.inner.get(step.node)?.get(step.at())?;
+        Some(branch.hole)
     }
 
     /// Makes room for the nodes that splitting a leaf can lead to: itself, all full nodes right above it and, when all
@@ -225,16 +239,16 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
             let node = self.inner.get_mut(step.node).ok_or(Errno::ENOMEM)?;
             let same = update(node, step.at(), extent);
             let split = match upper {
-                Some((first, branch)) => node.insert(step.at().wrapping_add(1), first, branch, append),
+                Some((last, branch)) => node.insert(step.at().wrapping_add(1), last, branch, append),
                 None if same => return Ok(()),
                 None => None,
             };
             extent = node.extent().ok_or(Errno::ENOMEM)?;
             upper = link(&mut self.inner, split)?;
         }
-        if let Some((first, branch)) = upper {
-            let mut root = Node::new(extent.first, extent.branch(self.root));
-            root.append(core::iter::once((first, branch)));
+        if let Some(upper) = upper {
+            let mut root = Node::new(extent.last, extent.branch(self.root));
+            root.append(core::iter::once(upper));
             self.root = self.inner.put(root)?;
             self.height = self.height.wrapping_add(1);
         }
@@ -244,18 +258,23 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// Takes out the area that starts exactly at `first`; `None` when there is none. O(log n), allocates nothing.
     pub fn remove(&mut self, first: Iova) -> Option<Area<T>> {
         let (path, number, _) = self.descend(first.0)?;
+        let known = self.largest_hole(&path);
         let leaf = self.leaves.get_mut(number)?;
         let at = leaf.seek(first.0);
-        if leaf.get(at)?.0 != first.0 {
+        if leaf.get(at)?.1.first != first.0 {
             return None;
         }
         let removed = leaf.remove(at)?;
         self.areas = self.areas.wrapping_sub(1);
+        let joined = leaf.hole_before(at);
+        let small = leaf.len() <= Node::<Held<T>, N>::SMALL;
         if self.areas == 0 {
             *self = Self::with_fan_out();
-        } else {
+        } else if small || joined.is_none() || joined > known {
             self.sink(&path, number);
         }
+        // Else two holes between areas of the leaf became one that is not larger than the largest: its extent is the
+        // same.
         Area::new(removed)
     }
 
@@ -316,16 +335,16 @@ fn link<E: Entry, const N: usize>(
     let Some(node) = node else { return Ok(None) };
     let Some(extent) = node.extent() else { return Ok(None) };
     let number = nodes.put(node)?;
-    Ok(Some((extent.first, extent.branch(number))))
+    Ok(Some((extent.last, extent.branch(number))))
 }
 
 /// Notes the extent of the child at `at`; says whether it was known already.
 fn update<const N: usize>(node: &mut Node<Branch, N>, at: usize, extent: Extent) -> bool {
-    let Some((first, branch)) = node.get(at) else { return true };
-    if extent == (Extent { first, last: branch.last, hole: branch.hole }) {
+    let Some((last, branch)) = node.get(at) else { return true };
+    if extent == (Extent { first: branch.first, last, hole: branch.hole }) {
         return true;
     }
-    node.set(at, extent.first, extent.branch(branch.child));
+    node.set(at, extent.last, extent.branch(branch.child));
     false
 }
 
@@ -345,23 +364,19 @@ impl Siblings {
 }
 
 /// Frees a node that lost its last entry, and merges one that has become small with a neighbour.
-///
-/// A neighbour is looked at (which costs cache misses) only from a quarter down, and the merged node keeps a quarter
-/// free, so that an insertion and a removal in turn do not split and merge in turn.
 fn settle<E: Entry, const N: usize>(nodes: &mut Slab<Node<E, N>>, siblings: Siblings) -> Option<Outcome> {
     let Siblings { at, child, before, after } = siblings;
-    let quarter = N >> 2;
     let node = nodes.get(child)?;
     let Some(extent) = node.extent() else {
         nodes.free(child);
         return Some(Outcome::Gone);
     };
-    if node.len() > quarter {
+    if node.len() > Node::<E, N>::SMALL {
         return Some(Outcome::Kept(extent));
     }
     let fits = |other: &u32| {
         let other = nodes.get(*other).map_or(N, Node::len);
-        node.len().saturating_add(other) <= N.wrapping_sub(quarter)
+        node.len().saturating_add(other) <= Node::<E, N>::MERGED
     };
     let (at, lower, upper) = if let Some(before) = before.filter(fits) {
         (at.wrapping_sub(1), before, child)
