@@ -55,7 +55,12 @@ enum Outcome {
 const STEPS: &[Step] = &[
     Step { name: "fmt", vm: false, run: fmt },
     Step { name: "clippy", vm: false, run: clippy },
+    Step { name: "doc", vm: false, run: doc },
     Step { name: "test", vm: false, run: test },
+    Step { name: "no-panic", vm: false, run: no_panic },
+    Step { name: "loom", vm: false, run: loom },
+    Step { name: "demo", vm: false, run: demo },
+    Step { name: "proof", vm: false, run: proof },
     Step { name: "deny", vm: false, run: deny },
     Step { name: "miri", vm: false, run: miri },
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
@@ -147,6 +152,104 @@ fn test(project: &Project) -> Result<Outcome> {
     cargo(project, &["test", "--workspace", "--locked"])
 }
 
+/// The documentation, without a broken link in it.
+fn doc(project: &Project) -> Result<Outcome> {
+    command::inherit(
+        project
+            .cargo()
+            .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    Ok(Outcome::Passed)
+}
+
+/// A program that links only if nothing in the core can panic; and that the check can fail.
+fn no_panic(project: &Project) -> Result<Outcome> {
+    let build = |features: &[&str]| {
+        let mut cargo = project.cargo();
+        cargo.current_dir(project.root.join("noiommu-core/no-panic"));
+        cargo.args(["build", "--release", "--locked", "--target-dir"]).arg(project.target.join("no-panic"));
+        cargo.args(features);
+        cargo
+    };
+    command::inherit(&mut build(&[]))?;
+    let broken = build(&["--features", "break"]).output().context("cargo build")?;
+    let told = String::from_utf8_lossy(&broken.stderr);
+    if broken.status.success() || !told.contains("noiommu_core_can_panic") {
+        bail!("the check does not see a panic put in on purpose:\n{}", command::tail(&told, 20));
+    }
+    println!("links; with a panic put in on purpose it does not");
+    Ok(Outcome::Passed)
+}
+
+/// The readers' protocol in every interleaving and memory order.
+fn loom(project: &Project) -> Result<Outcome> {
+    command::inherit(
+        project
+            .cargo()
+            .args(["test", "--release", "--locked", "--package", "noiommu-core", "--test", "readers"])
+            .arg("--target-dir")
+            .arg(project.target.join("loom"))
+            .env("CARGO_ENCODED_RUSTFLAGS", "--cfg\u{1f}loom"),
+    )?;
+    Ok(Outcome::Passed)
+}
+
+/// The program as a script calls it; answers its exit code and its JSON.
+fn program(project: &Project, arguments: &[&str]) -> Result<(Option<i32>, serde_json::Value)> {
+    let mut cargo = project.cargo();
+    cargo
+        .args(["run", "--quiet", "--release", "--locked", "--"])
+        .args(arguments)
+        .stderr(process::Stdio::inherit());
+    let output = cargo.output().context("cargo run")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{:.300}", text.trim_end());
+    let json =
+        serde_json::from_str(&text).with_context(|| format!("no JSON from {}", arguments.join(" ")))?;
+    Ok((output.status.code(), json))
+}
+
+/// What a newcomer's first command says, read by a program.
+fn demo(project: &Project) -> Result<Outcome> {
+    for arguments in [&["demo", "--json"][..], &["demo", "--json", "--pages"]] {
+        let (code, json) = program(project, arguments)?;
+        if code != Some(0) || json["verified"] != true {
+            bail!("{}: exit code {code:?}, not verified", arguments.join(" "));
+        }
+        if json["missing"].is_object() {
+            return Ok(Outcome::NotRun(format!("on real memory: {}", json["missing"]["cause"])));
+        }
+        if json["pin"] != "io_uring" || json["simulated_memory"] != false {
+            bail!("{}: not on memory pinned by io_uring", arguments.join(" "));
+        }
+    }
+    let (code, json) = program(project, &["demo", "--json", "--simulated", "--size", "100K"])?;
+    if code != Some(0) || json["verified"] != true || json["pin"] != "simulated" {
+        bail!("demo on simulated memory: exit code {code:?}");
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Pinned pages stay while mlocked ones move, on this machine.
+fn proof(project: &Project) -> Result<Outcome> {
+    /// The exit code of a run that moved too few mlocked pages to prove anything, which may be bad luck.
+    const TOO_LITTLE: i32 = 3;
+    for turn in 1.. {
+        let (code, json) = program(project, &["proof", "pins", "--json"])?;
+        match code {
+            Some(0) if json["moved"]["pinned"] == 0 => return Ok(Outcome::Passed),
+            Some(TOO_LITTLE) if turn < 3 => println!("too few pages moved; once more"),
+            // Whoever may not read physical addresses cannot prove anything; root must be able to.
+            Some(1) if json["error"].is_object() && !rustix::process::geteuid().is_root() => {
+                return Ok(Outcome::NotRun(json["error"]["cause"].to_string()));
+            }
+            _ => break,
+        }
+    }
+    bail!("pinned pages were not proved to stay");
+}
+
 /// Licenses, banned crates and sources. Not advisories: their database comes over the network and changes by the day,
 /// and what passed yesterday should pass today.
 fn deny(project: &Project) -> Result<Outcome> {
@@ -221,9 +324,16 @@ fn miri(project: &Project) -> Result<Outcome> {
         return Ok(Outcome::NotRun("miri is not available (cargo miri setup fails)".to_owned()));
     }
     work.finish();
-    // Not the doc tests: they show the same code, and each would be interpreted in a process of its own.
-    let test = ["cargo", "miri", "test", "--package", "noiommu-core", "--lib", "--target-dir"];
-    command::inherit(nightly(&test).arg(project.target.join("miri")))?;
+    // What has unsafe code, atomics or failing allocations. Not the space: it is safe, sequential code, and large.
+    for part in [
+        &["--lib", "--", "table::"][..],
+        &["--test", "threads"],
+        &["--test", "allocation"],
+        &["--test", "context"],
+    ] {
+        let test = ["cargo", "miri", "test", "--package", "noiommu-core", "--locked", "--target-dir"];
+        command::inherit(nightly(&test).arg(project.target.join("miri")).args(part))?;
+    }
     Ok(Outcome::Passed)
 }
 

@@ -376,7 +376,7 @@ fn run<const N: usize>(ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 100 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_the_model(ops in prop::collection::vec(op(), 1..250)) {
