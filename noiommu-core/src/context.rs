@@ -1,8 +1,8 @@
 //! What one open of /dev/iommu is: objects in one id namespace, and the operations on them.
 
+use crate::ids::Ids;
 use crate::ioas::{Ioas, MapRequest};
 use crate::platform::{Caller, Platform};
-use crate::slab::Slab;
 use crate::{Errno, Iova, IovaRange, PhysAddr};
 
 /// The number of an object in its context, from 1; the lowest free number is used next.
@@ -30,14 +30,14 @@ enum Object<P: Platform> {
 /// ([`Context::table`]) need no lock.
 pub struct Context<P: Platform> {
     platform: P,
-    objects: Slab<Object<P>>,
+    objects: Ids<Object<P>>,
 }
 
 impl<P: Platform> Context<P> {
     /// An empty context on `platform`.
     #[must_use]
     pub const fn new(platform: P) -> Self {
-        Self { platform, objects: Slab::new() }
+        Self { platform, objects: Ids::new() }
     }
 
     /// What it runs on.

@@ -49,7 +49,8 @@ struct Pages<P: Platform> {
 pub(crate) struct Ioas<P: Platform> {
     space: IovaSpace<u32>,
     allowed: AllowedRanges,
-    pages: Slab<Pages<P>>,
+    /// What each area maps, under the number that is the area's value in `space`; `None` in places that are free.
+    pages: Slab<Option<Pages<P>>>,
     writer: TableWriter<P::Memory, P::Table>,
     /// Domains (HWPTs) on this IOAS. All would hold the same entries, so one table serves them; it is filled while there
     /// is at least one.
@@ -119,7 +120,7 @@ impl<P: Platform> Ioas<P> {
             return Err(Errno::EINVAL.into());
         }
         let pages = Pages { backing, address, length, access, caller, pins: None };
-        let index = self.pages.insert(pages)?;
+        let index = self.pages.put(Some(pages))?;
         let outcome = match self.space.insert(range, index) {
             Err(error) => Err(error.into()),
             Ok(()) if self.domains > 0 => self.fill(platform, range, index).inspect_err(|_| {
@@ -128,7 +129,7 @@ impl<P: Platform> Ioas<P> {
             Ok(()) => Ok(()),
         };
         if let Err(error) = outcome {
-            self.pages.remove(index);
+            self.forget(index);
             return Err(error);
         }
         Ok(first)
@@ -149,7 +150,7 @@ impl<P: Platform> Ioas<P> {
             }
             self.empty(area.range, area.value);
             self.space.remove(area.range.first());
-            self.pages.remove(area.value);
+            self.forget(area.value);
             found = true;
             // Two areas that fill the space would add up to 2^64 bytes, which the uAPI answers as 0 too.
             bytes = bytes.wrapping_add(area.range.length().unwrap_or(0));
@@ -216,7 +217,7 @@ impl<P: Platform> Ioas<P> {
     /// Pins the memory of an area and enters it into the table; all or nothing.
     fn fill(&mut self, platform: &P, range: IovaRange, index: u32) -> Result<(), P::Error> {
         let Self { pages, writer, .. } = self;
-        let pages = pages.get_mut(index).ok_or(Errno::EIO)?;
+        let pages = pages.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EIO)?;
         if pages.address & (GRANULE - 1) != 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -251,10 +252,19 @@ impl<P: Platform> Ioas<P> {
 
     /// Takes an area out of the table, then lets its pins go.
     fn empty(&mut self, range: IovaRange, index: u32) {
-        if let Some(pins) = self.pages.get_mut(index).and_then(|pages| pages.pins.take()) {
+        let pages = self.pages.get_mut(index).and_then(Option::as_mut);
+        if let Some(pins) = pages.and_then(|pages| pages.pins.take()) {
             // Areas consist of whole leaves, so no leaf lies across the ends and this cannot be refused.
             let _ = self.writer.unmap(range);
             drop(pins);
+        }
+    }
+
+    /// Drops what an area mapped and frees its number.
+    fn forget(&mut self, index: u32) {
+        if let Some(pages) = self.pages.get_mut(index) {
+            *pages = None;
+            self.pages.free(index);
         }
     }
 }

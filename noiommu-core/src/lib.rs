@@ -17,6 +17,7 @@ extern crate std;
 mod addr;
 mod context;
 mod errno;
+mod ids;
 mod ioas;
 pub mod platform;
 mod slab;

@@ -1,50 +1,90 @@
-//! Values kept at a fixed index, lowest free index first: the object ids of a context, the areas of an IOAS.
+//! Things under small numbers, any free number next: a growing array with a list of the free places in it. For nodes of
+//! trees and for areas, which come and go by the million.
 
 use crate::{Errno, TryVec};
 
-/// A table of values by index.
-#[derive(Debug)]
-pub(crate) struct Slab<T> {
-    slots: TryVec<Option<T>>,
-    /// No free slot lies below this index.
-    lowest_free: usize,
+/// No node; ends the list of free places.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// A store of things (nodes), named by their place. Room is made by [`Slab::reserve`] alone; taking a node out of reserved room
+/// does not fail.
+pub(crate) struct Slab<N> {
+    places: TryVec<Place<N>>,
+    /// The first free place, or [`NONE`].
+    free: u32,
+    /// How many free places the list holds.
+    spare: usize,
 }
 
-impl<T> Slab<T> {
+struct Place<N> {
+    /// The next free place; of meaning only while this one is free.
+    next: u32,
+    node: N,
+}
+
+impl<N> Slab<N> {
     pub(crate) const fn new() -> Self {
-        Self { slots: TryVec::new(), lowest_free: 0 }
+        Self { places: TryVec::new(), free: NONE, spare: 0 }
     }
 
-    /// Makes sure that the next [`Slab::insert`] cannot fail.
-    pub(crate) fn reserve(&mut self) -> Result<(), Errno> {
-        self.slots.try_reserve(1)
-    }
-
-    /// Puts `value` at the lowest free index.
-    pub(crate) fn insert(&mut self, value: T) -> Result<u32, Errno> {
-        let free = self.slots.iter().skip(self.lowest_free).position(Option::is_none);
-        let index = free.map_or(self.slots.len(), |more| self.lowest_free.wrapping_add(more));
-        let number = u32::try_from(index).map_err(|_| Errno::ENOMEM)?;
-        match self.slots.get_mut(index) {
-            Some(slot) => *slot = Some(value),
-            None => self.slots.try_push(Some(value))?,
+    /// Makes sure that the next `count` calls of [`Slab::put`] succeed.
+    ///
+    /// # Errors
+    /// ENOMEM; nothing has changed.
+    pub(crate) fn reserve(&mut self, count: usize) -> Result<(), Errno> {
+        let fresh = count.saturating_sub(self.spare);
+        // Numbers stay below NONE.
+        if self.places.len().saturating_add(fresh) > NONE as usize {
+            return Err(Errno::ENOMEM);
         }
-        self.lowest_free = index.wrapping_add(1);
+        self.places.try_reserve(fresh)
+    }
+
+    /// Stores `node` and says where.
+    ///
+    /// # Errors
+    /// ENOMEM, never after a sufficient [`Slab::reserve`].
+    pub(crate) fn put(&mut self, node: N) -> Result<u32, Errno> {
+        let free = self.free;
+        if let Some(place) = self.places.get_mut(free as usize) {
+            self.free = place.next;
+            self.spare = self.spare.wrapping_sub(1);
+            place.node = node;
+            return Ok(free);
+        }
+        let number = u32::try_from(self.places.len()).map_err(|_| Errno::ENOMEM)?;
+        self.places.try_push(Place { next: NONE, node })?;
         Ok(number)
     }
 
-    pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.slots.get(usize::try_from(index).ok()?)?.as_ref()
+    /// Frees the place of a node that nothing names any more. The node itself stays until the place is used anew: what
+    /// owns something must have been taken out.
+    pub(crate) fn free(&mut self, number: u32) {
+        if let Some(place) = self.places.get_mut(number as usize) {
+            place.next = self.free;
+            self.free = number;
+            self.spare = self.spare.wrapping_add(1);
+        }
     }
 
-    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.slots.get_mut(usize::try_from(index).ok()?)?.as_mut()
+    pub(crate) fn get(&self, number: u32) -> Option<&N> {
+        Some(&self.places.get(number as usize)?.node)
     }
 
-    pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
-        let index = usize::try_from(index).ok()?;
-        let value = self.slots.get_mut(index)?.take()?;
-        self.lowest_free = self.lowest_free.min(index);
-        Some(value)
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut N> {
+        Some(&mut self.places.get_mut(number as usize)?.node)
+    }
+
+    /// Nodes in use, found by counting the free list.
+    #[cfg(test)]
+    pub(crate) fn in_use(&self) -> usize {
+        let mut free = 0;
+        let mut number = self.free;
+        while let Some(place) = self.places.get(number as usize) {
+            free += 1;
+            number = place.next;
+        }
+        assert_eq!(free, self.spare);
+        self.places.len() - free
     }
 }

@@ -3,7 +3,6 @@
 mod gap;
 mod node;
 mod placement;
-mod slab;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -4,8 +4,8 @@
 //! lie at the same depth, and no node but the root of an empty space is empty. Because an entry knows where its child
 //! ends, the way down always leads to the first area that ends at or after an address: no step aside is needed.
 
+use crate::slab::{NONE, Slab};
 use crate::space::node::{Branch, Entry, Extent, Held, Node};
-use crate::space::slab::{NONE, Slab};
 use crate::{Errno, Iova, IovaRange};
 
 /// Entries of a node: a last-IOVA column of four cache lines.
