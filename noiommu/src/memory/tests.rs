@@ -203,3 +203,136 @@ fn many_maps_take_few_rings() {
     drop(kept);
     assert_eq!(ioas.usage().areas, 0);
 }
+
+/// Runs `test` in a thread of its own, whose capabilities and system calls it may restrict.
+fn restricted<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'static) -> R {
+    std::thread::spawn(test).join().unwrap()
+}
+
+/// Takes capabilities from this thread.
+fn drop_capabilities(gone: CapabilitySet) {
+    let mut sets = rustix::thread::capabilities(None).unwrap();
+    sets.effective.remove(gone);
+    sets.permitted.remove(gone);
+    sets.inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, sets).unwrap();
+}
+
+/// Makes system call `number` answer EPERM in this thread; for socket(), only those of AF_XDP.
+fn forbid(number: libc::c_long) {
+    let statement = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
+    let first_argument = if number == libc::SYS_socket { Some(libc::AF_XDP as u32) } else { None };
+    let mut filter = vec![
+        // struct seccomp_data: the number at 0, the first argument at 16.
+        statement(load, 0, 0, 0),
+        statement(equal, 0, if first_argument.is_some() { 3 } else { 1 }, number as u32),
+    ];
+    if let Some(value) = first_argument {
+        filter.push(statement(load, 0, 0, 16));
+        filter.push(statement(equal, 0, 1, value));
+    }
+    filter.push(statement(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+    filter.push(statement(answer, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its filter live through the calls, which copy them; they concern this thread alone.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let install = libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program);
+        assert_eq!(install, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+fn is_root() -> bool {
+    let root = host::has_capability(CapabilitySet::SYS_ADMIN);
+    if !root {
+        eprintln!("not run: needs CAP_SYS_ADMIN");
+    }
+    root
+}
+
+#[test]
+fn without_sys_admin_there_are_no_addresses() {
+    let error = restricted(|| {
+        if is_root() {
+            drop_capabilities(CapabilitySet::SYS_ADMIN);
+        }
+        Context::new().unwrap_err()
+    });
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::NoPhysicalAddresses, Errno::EPERM));
+    assert!(error.remedy_text().unwrap().contains("CAP_SYS_ADMIN"));
+}
+
+#[test]
+fn without_io_uring_there_is_af_xdp_and_without_both_an_error() {
+    if !is_root() {
+        return;
+    }
+    restricted(|| {
+        forbid(libc::SYS_io_uring_setup);
+        match Context::new() {
+            Ok(context) => {
+                assert_eq!(context.pin_kind(), PinKind::AfXdp);
+                let ioas = context.ioas().unwrap();
+                ioas.map(DmaBuffer::new(4 << 20, Contiguity::Best).unwrap()).unwrap();
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoPinSource, "no AF_XDP in this kernel: {error}")
+            }
+        }
+        assert_eq!(Context::with_pins(PinChoice::IoUring).unwrap_err().kind(), ErrorKind::NoPinSource);
+        forbid(libc::SYS_socket);
+        let error = Context::new().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoPinSource);
+        let text = error.to_string();
+        assert!(text.contains("io_uring is switched off") && text.contains("io_uring_disabled=0"), "{text}");
+    });
+}
+
+#[test]
+fn the_limit_of_locked_memory_counts() {
+    if !is_root() {
+        return;
+    }
+    restricted(|| {
+        drop_capabilities(CapabilitySet::IPC_LOCK);
+        // The soft limit of the whole process; the other threads of this one have the capability and do not see it.
+        let before = rustix::process::getrlimit(rustix::process::Resource::Memlock);
+        let limit = rustix::process::Rlimit { current: Some(256 << 10), ..before };
+        rustix::process::setrlimit(rustix::process::Resource::Memlock, limit).unwrap();
+        for choice in [PinChoice::IoUring, PinChoice::AfXdp] {
+            let Ok(context) = Context::with_pins(choice) else { continue };
+            let ioas = context.ioas().unwrap();
+            let buffer = |kib: usize| DmaBuffer::new(kib << 10, Contiguity::Pages).unwrap();
+            let small = ioas.map(buffer(64)).unwrap();
+            let refused = ioas.map(buffer(1024)).unwrap_err();
+            assert_eq!(
+                (refused.error.kind(), refused.error.errno()),
+                (ErrorKind::MemlockLimit, Errno::ENOMEM)
+            );
+            assert_eq!(refused.buffer.len(), 1 << 20, "the buffer comes back");
+            assert_eq!(ioas.usage().areas, 1);
+            drop(small);
+        }
+        rustix::process::setrlimit(rustix::process::Resource::Memlock, before).unwrap();
+    });
+}
+
+#[test]
+fn more_than_a_gibibyte_goes_in_pieces() {
+    with_each_source(|context| {
+        let ioas = context.ioas().unwrap();
+        // Beyond the kernel's limit for one io_uring buffer, with an odd end.
+        let length = (1 << 30) + (9 << 20) + 5000;
+        let mapping = ioas.map(DmaBuffer::new(length, Contiguity::Best).unwrap()).unwrap();
+        let address = mapping.buffer().unwrap().address();
+        for page in (0..length).step_by(4096 * 251).chain([length - 1, (1 << 30) - 1, 1 << 30]) {
+            let page = page / 4096 * 4096;
+            let found = ioas.lookup(Iova(mapping.iova().0 + page as u64), 1).unwrap();
+            assert_eq!(Some(found.address.0), frame(address + page));
+        }
+        assert_eq!(mapping.moved_pages().unwrap(), Some(0));
+    });
+}
