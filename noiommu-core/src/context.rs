@@ -190,6 +190,7 @@ impl<P: Platform> Context<P> {
         }
     }
 
+    #[doc(alias = "IOMMU_IOAS_GET_PA")]
     /// IOMMU_IOAS_NOIOMMU_GET_PA: the physical address of `iova` and the contiguous bytes from there on in its area, at
     /// most `length`.
     ///

@@ -10,6 +10,9 @@ use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
 use crate::{Error, ErrorKind, Result};
 
 /// An engine: the process's IOASes and devices. Cheap to clone; all clones are one engine.
+///
+/// It belongs to the process that opened it. After a fork the parent goes on as before; in the child, mapping and turning
+/// on bus mastering are refused, and dropping what it inherited does nothing to the parent's pins and devices.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -20,12 +23,19 @@ pub(crate) struct Inner {
     pin_kind: PinKind,
     simulated: Option<Arc<SimulatedMemory>>,
     pagemap: Option<Arc<Pagemap>>,
+    /// The process that opened it. Pins and devices are that process's: in a forked child nothing here does anything.
+    process: u32,
 }
 
 impl Inner {
     /// The engine, locked. A thread that panicked in it has left no rule broken: the engine cannot panic itself.
     pub(crate) fn engine(&self) -> MutexGuard<'_, core::Context<Memory>> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is a forked child of the process that opened the engine.
+    pub(crate) fn is_forked(&self) -> bool {
+        std::process::id() != self.process
     }
 
     /// Where this process's pages are; `None` on made-up memory.
@@ -67,7 +77,8 @@ impl Context {
         let (pin_kind, simulated) = (memory.pin_kind(), memory.as_simulated().cloned());
         let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
-        Self { inner: Arc::new(Inner { engine, pin_kind, simulated, pagemap }) }
+        let process = std::process::id();
+        Self { inner: Arc::new(Inner { engine, pin_kind, simulated, pagemap, process }) }
     }
 
     /// How memory is pinned.

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noiommu_core::table::format::Access;
 use noiommu_core::table::{Segment, Table, Translation};
-use noiommu_core::{Iova, IovaRange, MapRequest, ObjectId, Place, Usage};
+use noiommu_core::{Errno, Iova, IovaRange, MapRequest, ObjectId, Place, Usage};
 
 use crate::buffer::DmaBuffer;
 use crate::context;
 use crate::device::{Device, DmaView};
 use crate::memory::{Arena, Backing, caller};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// An I/O address space: memory mapped at IOVAs, pinned, and looked up as physical addresses.
 ///
@@ -74,6 +74,9 @@ impl Inner {
 
     /// The end of a mapping: at once if no device can reach it, else when the last such device is quiet.
     fn release(&self, range: IovaRange, memory: Owned) {
+        if self.context.is_forked() {
+            return;
+        }
         let mut quarantine = self.quarantine();
         if quarantine.masters == 0 {
             self.unmap(range);
@@ -91,6 +94,9 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.context.is_forked() {
+            return;
+        }
         // No mapping and no attached device is left, as each holds a share of this.
         let mut engine = self.context.engine();
         let _ = engine.destroy(self.hwpt);
@@ -177,6 +183,9 @@ impl Ioas {
     }
 
     fn map_backing(&self, backing: Backing, address: u64, length: u64, place: Place) -> Result<IovaRange> {
+        if self.inner.context.is_forked() {
+            return Err(forked());
+        }
         let request = MapRequest { backing, address, length, access: Access::READ_WRITE, place };
         let iova = self.inner.context.engine().map(self.inner.id, caller(), request)?;
         Ok(IovaRange::with_length(iova, length)?)
@@ -187,6 +196,8 @@ impl Ioas {
         Mapping { inner: Arc::new(MappingInner { ioas, range, length, memory: Some(memory) }) }
     }
 
+    #[doc(alias = "IOMMU_IOAS_GET_PA")]
+    #[doc(alias = "IOMMU_IOAS_NOIOMMU_GET_PA")]
     /// The physical address of an IOVA and the contiguous bytes from there on in its mapping, at most `length`; `None`
     /// where nothing is mapped. Takes no lock.
     ///
@@ -222,6 +233,16 @@ impl std::fmt::Debug for Ioas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ioas").field("id", &self.inner.id.0).finish_non_exhaustive()
     }
+}
+
+/// The error of a forked child.
+pub(crate) fn forked() -> Error {
+    Error::new(
+        ErrorKind::Rule,
+        Errno::EPERM,
+        "the engine belongs to the process that opened it, not to a forked child",
+    )
+    .remedy("open a Context of its own after the fork")
 }
 
 /// A buffer that could not be mapped, and why.

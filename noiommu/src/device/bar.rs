@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Inner;
 use crate::{Error, Result, barrier};
 
 /// Registers of a memory BAR, as a provider reaches them. `offset` and width have been checked.
@@ -20,12 +21,18 @@ pub(crate) trait Registers: Send + Sync {
 #[derive(Clone)]
 pub struct Bar {
     registers: Arc<dyn Registers>,
-    name: Arc<str>,
+    index: u8,
+    /// Keeps the claim: nobody else is to have the device while its registers can be written here.
+    device: Arc<Inner>,
 }
 
 impl Bar {
-    pub(super) fn new(device: &str, index: u8, registers: Arc<dyn Registers>) -> Self {
-        Self { registers, name: format!("BAR {index} of {device}").into() }
+    pub(super) fn new(device: &Arc<Inner>, index: u8, registers: Arc<dyn Registers>) -> Self {
+        Self { registers, index, device: device.clone() }
+    }
+
+    fn name(&self) -> String {
+        format!("BAR {} of {}", self.index, self.device.name())
     }
 
     /// Bytes.
@@ -39,13 +46,13 @@ impl Bar {
         if !offset.is_multiple_of(width) {
             return Err(Error::argument(format!(
                 "{}: offset {offset:#x} is not a multiple of {width}",
-                self.name
+                self.name()
             )));
         }
         if offset.checked_add(width).is_none_or(|end| end > self.size()) {
             return Err(Error::argument(format!(
                 "{}: {width} bytes at {offset:#x} pass its end ({:#x} bytes)",
-                self.name,
+                self.name(),
                 self.size()
             )));
         }
@@ -92,6 +99,6 @@ accesses! {
 
 impl std::fmt::Debug for Bar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({:#x} bytes)", self.name, self.size())
+        write!(f, "{} ({:#x} bytes)", self.name(), self.size())
     }
 }

@@ -19,6 +19,7 @@ pub(super) const TRANSACTIONS_PENDING: u16 = 1 << 5;
 
 const STATUS: u16 = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
+const HEADER_TYPE: u16 = 0x0e;
 const CAPABILITIES: u16 = 0x34;
 const CAPABILITY_POWER: u8 = 0x01;
 const CAPABILITY_EXPRESS: u8 = 0x10;
@@ -78,6 +79,13 @@ impl ConfigSpace<'_> {
     /// Whether the device answers no more: all ones, which no vendor id is.
     pub(super) fn is_gone(&self) -> Result<bool> {
         Ok(self.read_u16(0)? == u16::MAX)
+    }
+
+    /// Whether the header is not that of an endpoint.
+    pub(super) fn is_bridge(&self) -> Result<bool> {
+        let mut header = [0];
+        self.read(HEADER_TYPE, &mut header)?;
+        Ok(header != [0xff] && header[0] & 0x7f != 0)
     }
 
     pub(super) fn gone(&self) -> Error {

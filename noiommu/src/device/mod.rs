@@ -95,6 +95,10 @@ struct State {
 }
 
 impl Inner {
+    pub(crate) fn name(&self) -> &str {
+        self.backend.name()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,12 +214,12 @@ impl Device {
         self.inner.config().write_keeping_bus_master(offset, from)
     }
 
-    /// The registers of memory BAR `index` (0 to 5).
+    /// The registers of memory BAR `index` (0 to 5). While it lives the device stays claimed, dropped or not.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when there is no such BAR or it is no memory BAR; what the provider answers.
     pub fn bar(&self, index: u8) -> Result<Bar> {
-        Ok(Bar::new(self.name(), index, self.inner.backend.bar(index)?))
+        Ok(Bar::new(&self.inner, index, self.inner.backend.bar(index)?))
     }
 
     /// Attaches the device to an IOAS, in place of the one it was attached to.
@@ -282,6 +286,9 @@ impl Device {
     /// only when the device has finished with it. Without an IOMMU nothing else stands between a device and any memory of
     /// the machine.
     pub unsafe fn enable_bus_master(&self) -> Result<()> {
+        if self.inner.context.is_forked() {
+            return Err(ioas::forked());
+        }
         let mut state = self.inner.state();
         let Some(ioas) = &state.attached else {
             return Err(Error::argument(format!("{} is not attached to an IOAS", self.name()))
@@ -327,6 +334,11 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if self.inner.context.is_forked() {
+            // The parent's device: its claim and its IOAS are not this process's to give up.
+            std::mem::forget(self.inner.clone());
+            return;
+        }
         let mut state = self.inner.state();
         let outcome = self.inner.quiesce(&mut state);
         let ioas = state.attached.take();

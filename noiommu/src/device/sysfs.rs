@@ -85,6 +85,16 @@ impl SysfsDevice {
         })?;
         let mut device = Self { name, directory, config, override_before: None, enabled: false };
         // From here on, dropping `device` puts back what has been changed.
+        if ConfigSpace(&device).is_bridge()? {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                Errno::EOPNOTSUPP,
+                format!(
+                    "{} is a bridge: with its bus mastering off, what lies behind it is cut off",
+                    device.name
+                ),
+            ));
+        }
         let before = fs::read_to_string(device.directory.join("driver_override")).unwrap_or_default();
         device.write("driver_override", CLAIM)?;
         // sysfs shows "(null)" for none; an empty line takes it away.
@@ -332,12 +342,20 @@ mod tests {
 
     /// A tree of files that looks like sysfs.
     fn device(links: &[&str]) -> (PathBuf, Result<SysfsDevice>) {
-        let root =
-            std::env::temp_dir().join(format!("noiommu-sysfs-{}-{}", std::process::id(), links.join("-")));
+        device_of_type(links, 0)
+    }
+
+    fn device_of_type(links: &[&str], header: u8) -> (PathBuf, Result<SysfsDevice>) {
+        let root = std::env::temp_dir().join(format!(
+            "noiommu-sysfs-{}-{}-{header}",
+            std::process::id(),
+            links.join("-")
+        ));
         let directory = root.join("0000:00:04.0");
         fs::create_dir_all(directory.join("power")).unwrap();
         let mut config = [0u8; 256];
         config[..6].copy_from_slice(&[0x34, 0x12, 0xe8, 0x11, 4, 0]);
+        config[0x0e] = header;
         fs::write(directory.join("config"), config).unwrap();
         fs::write(directory.join("driver_override"), "(null)\n").unwrap();
         for file in ["enable", "power/control"] {
@@ -395,6 +413,10 @@ mod tests {
             assert_eq!(text(&root, "driver_override"), "(null)", "untouched");
             fs::remove_dir_all(root).unwrap();
         }
+        let (root, bridge) = device_of_type(&[], 1);
+        assert_eq!(bridge.err().unwrap().kind(), ErrorKind::Unsupported);
+        assert_eq!(fs::read(root.join("0000:00:04.0/config")).unwrap()[4], 4, "its bus mastering stays on");
+        fs::remove_dir_all(root).unwrap();
         // The kernel's own no-IOMMU group is none.
         let (root, refused) = device(&["iommu_group"]);
         drop(refused);

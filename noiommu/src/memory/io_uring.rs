@@ -28,6 +28,8 @@ const HUGE_SLOTS: u32 = 64;
 #[derive(Clone)]
 pub(crate) struct IoUringPins {
     rings: Arc<Mutex<Rings>>,
+    /// The process whose memory the rings pin.
+    process: u32,
 }
 
 #[derive(Default)]
@@ -102,11 +104,16 @@ struct Slot {
 /// Slots that hold one mapping; cleared on drop.
 struct Held {
     rings: Arc<Mutex<Rings>>,
+    process: u32,
     slots: Vec<Slot>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // A forked child shares the rings, and would let go of its parent's pages.
+        if std::process::id() != self.process {
+            return;
+        }
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         for Slot { huge, ring, slot } in self.slots.drain(..) {
             if let Some(ring) = rings.of(huge).get_mut(ring) {
@@ -127,7 +134,7 @@ impl IoUringPins {
     pub(crate) fn new() -> Result<Self> {
         let ring = Ring::new(SMALL_SLOTS).map_err(|error| unavailable(&error))?;
         let rings = Rings { small: vec![ring], huge: Vec::new() };
-        Ok(Self { rings: Arc::new(Mutex::new(rings)) })
+        Ok(Self { rings: Arc::new(Mutex::new(rings)), process: std::process::id() })
     }
 }
 
@@ -155,7 +162,7 @@ impl PinSource for IoUringPins {
 
     fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>> {
         // Dropped on every early return, which lets go of what is pinned so far; the lock is not held then.
-        let mut held = Held { rings: self.rings.clone(), slots: Vec::new() };
+        let mut held = Held { rings: self.rings.clone(), process: self.process, slots: Vec::new() };
         for piece in pieces {
             let mut done = 0;
             while done < piece.length {

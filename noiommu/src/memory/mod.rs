@@ -116,14 +116,10 @@ impl Memory {
             Source::Simulated(memory) => Held::Simulated(memory.pin(address, length)),
             Source::Real { pins, pagemap } => {
                 let pin = pins.pin(&pagemap.pieces(address, length)?)?;
-                // Only memory of files or shared memory can be DAX, and a look at the list of mappings is slow.
-                if pagemap.entry(address)?.file_or_shared() && maps::has_dax(address, length) {
-                    return Err(dax());
-                }
                 Held::Real { pagemap: pagemap.clone(), address, length, _pin: pin }
             }
         };
-        Ok(HostPins { held, _view: view })
+        Ok(HostPins { held, view })
     }
 }
 
@@ -177,7 +173,7 @@ impl Platform for Memory {
 pub(crate) struct HostPins {
     // Let go before the view is unmapped; the other order would be right too.
     held: Held,
-    _view: Option<View>,
+    view: Option<View>,
 }
 
 enum Held {
@@ -194,7 +190,15 @@ impl Pins for HostPins {
     ) -> std::result::Result<(), Error> {
         let mut each = |address: PhysAddr, length: u64| Ok(sink(PhysRun { address, length })?);
         match &self.held {
-            Held::Real { pagemap, address, length, .. } => pagemap.runs(*address, *length, &mut each),
+            Held::Real { pagemap, address, length, .. } => {
+                let file_or_shared = pagemap.runs(*address, *length, &mut each)?;
+                // Only memory of files can be DAX, and a look at the list of mappings is slow; a view is of shared memory,
+                // as has been seen when it was made.
+                if file_or_shared && self.view.is_none() && maps::has_dax(*address, *length) {
+                    return Err(dax());
+                }
+                Ok(())
+            }
             Held::Simulated(pins) => pins.runs(&mut each),
         }
     }

@@ -37,7 +37,7 @@ impl PageEntry {
     }
 
     /// Whether the page belongs to a file or to shared memory.
-    pub(crate) fn file_or_shared(self) -> bool {
+    fn file_or_shared(self) -> bool {
         self.0 & FILE_OR_SHARED != 0
     }
 }
@@ -100,16 +100,17 @@ impl Pagemap {
         file.read_exact_at(bytes, page as u64 * 8).map_err(|e| Error::system("reading /proc/self/pagemap", e))
     }
 
-    /// Hands the physical runs of `length` bytes at `address` to `sink`, which are pinned: neighbouring pages that are
-    /// neighbours in memory too are told as one. A huge page is believed to be contiguous because the kernel says that
+    /// Hands the physical runs of `length` bytes at `address` to `sink`, which are pinned, and tells whether there was a page
+    /// of a file or of shared memory among them. Neighbouring pages that are neighbours in memory too are told as one. A huge page is believed to be contiguous because the kernel says that
     /// it maps it as one, now that it is pinned; everything else is read page by page.
     pub(crate) fn runs(
         &self,
         address: usize,
         length: usize,
         sink: &mut dyn FnMut(PhysAddr, u64) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let file = self.file()?;
+        let mut file_or_shared = false;
         let mut joined: Option<(PhysAddr, u64)> = None;
         let mut add = |place: PhysAddr, bytes: u64| {
             if let Some((start, so_far)) = &mut joined
@@ -136,16 +137,17 @@ impl Pagemap {
                 for entry in buffer.as_chunks().0 {
                     let entry = PageEntry(u64::from_ne_bytes(*entry));
                     let Some(frame) = entry.frame(self.page_size) else { return Err(no_frame(entry, at)) };
+                    file_or_shared |= entry.file_or_shared();
                     let bytes = (step - at % step).min(end - at);
                     add(PhysAddr(frame.0 + (at % step) as u64), bytes as u64)?;
                     at += bytes;
                 }
             }
         }
-        match joined {
-            Some((start, bytes)) => sink(start, bytes),
-            None => Ok(()),
+        if let Some((start, bytes)) = joined {
+            sink(start, bytes)?;
         }
+        Ok(file_or_shared)
     }
 
     /// Splits a range where its page size changes. On a kernel that cannot tell (before 6.7), or whose base page is not

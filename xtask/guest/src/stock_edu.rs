@@ -2,11 +2,14 @@
 //! host, before and after the kernel has been made to move pages; by every pin source.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use noiommu::{Context, Contiguity, DmaBuffer, Error, ErrorKind, Ioas, Mapping, PinChoice, optin};
+use noiommu::{Context, Contiguity, DmaBuffer, Error, ErrorKind, Ioas, Mapping, PageKind, PinChoice, optin};
 use noiommu_edu::Edu;
+use rustix::fs::MemfdFlags;
 
 use crate::witness::Witness;
 
@@ -33,6 +36,7 @@ pub(crate) fn run() -> Result<()> {
             Err(error) => return Err(error.into()),
         };
         moved += copies(&context, &address, &mut witness)?;
+        huge(&context, &address, &mut witness)?;
         witness.note(&format!("pins by {}: done", context.pin_kind().name()))?;
     }
     witness.result(&format!(r#"{{"bytes_moved": {moved}}}"#))?;
@@ -137,6 +141,48 @@ fn copies(context: &Context, address: &str, witness: &mut Witness) -> Result<u64
     drop(edu);
     ensure!(read(address, "driver_override")? == "(null)", "the override was not put back");
     Ok(moved)
+}
+
+/// Reserved huge pages, as a buffer and as a file: one segment for each, which the device and the witness reach.
+fn huge(context: &Context, address: &str, witness: &mut Witness) -> Result<()> {
+    const PAGE: usize = 2 << 20;
+    fs::write("/proc/sys/vm/nr_hugepages", "8").context("/proc/sys/vm/nr_hugepages")?;
+    let ioas = context.ioas()?;
+    let edu = Edu::new(context.open(address)?, &ioas)?;
+    let mapping = ioas.map(DmaBuffer::new(2 * PAGE, Contiguity::Huge)?).map_err(Error::from)?;
+    ensure!(buffer(&mapping)?.pages() == PageKind::Hugetlb2M, "made of {}", buffer(&mapping)?.pages().name());
+    let file = memfd(2 * PAGE as u64)?;
+    let shared = ioas.map_file(file.try_clone()?, PAGE as u64, PAGE as u64)?;
+    for segment in mapping.segments()?.iter().chain(&shared.segments()?) {
+        ensure!(segment.length % PAGE as u64 == 0, "a huge page in pieces: {segment:?}");
+    }
+    // Around the border of the two pages of the buffer, from there to the file, at an odd place.
+    let (at, length) = (PAGE as u64 - 500, 1000);
+    buffer(&mapping)?.write(at as usize, &witness.stream(at, length))?;
+    check(witness, &mapping, at, length)?;
+    edu.load(&mapping.for_device(edu.device())?, at, length as u64)?;
+    compact()?;
+    edu.store(&shared.for_device(edu.device())?, 0x777, length as u64)?;
+    let place = shared.segments()?[0].address.0 + 0x777;
+    witness.expect_stream(place, length, at)?;
+    // What the device stored is in the file.
+    ensure!(read_file(&file, PAGE as u64 + 0x777, length)? == witness.stream(at, length), "not in the file");
+    edu.close()?;
+    drop((mapping, shared, file));
+    fs::write("/proc/sys/vm/nr_hugepages", "0").context("/proc/sys/vm/nr_hugepages")
+}
+
+/// Shared memory of huge pages.
+fn memfd(length: u64) -> Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("noiommu-guest", MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+    rustix::fs::ftruncate(&file, length)?;
+    Ok(file)
+}
+
+fn read_file(file: &OwnedFd, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    std::fs::File::from(file.try_clone()?).read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
 }
 
 fn map(ioas: &Ioas, contiguity: Contiguity) -> Result<Mapping> {
