@@ -2,12 +2,13 @@
 //!
 //! # The protocol
 //!
-//! Lines of ASCII over the guest's second serial port (ttyS1, raw). Each request but `exit` is answered by one line, in
+//! Lines of ASCII over the guest's second serial port (ttyS1, raw). Each request but init's own is answered by one line, in
 //! order; the guest waits for the answer, so memory stands still meanwhile unless a device writes it. Addresses are
 //! physical, in hex without prefix; lengths and offsets are decimal; bytes are two hex digits each.
 //!
 //! | the guest says | the host answers | |
 //! |---|---|---|
+//! | `up SECONDS` | nothing | said by init: the kernel has booted, in so many seconds of its own |
 //! | `hello 1 NAME` | `welcome SEED` | begins a session of protocol version 1; the seed is 16 hex digits, new each run |
 //! | `peek PA LEN` | `bytes HEX` | what the host reads at PA; judges nothing |
 //! | `expect PA HEX` | `same` or `differs HEX` | a check: the bytes at PA are these |
@@ -71,6 +72,7 @@ pub(crate) struct Ledger {
     notes: Vec<String>,
     results: Vec<Value>,
     bytes_checked: u64,
+    up: Option<String>,
     exit: Option<u32>,
     /// Why this run cannot pass any more.
     faults: Vec<String>,
@@ -85,6 +87,7 @@ impl Ledger {
             notes: Vec::new(),
             results: Vec::new(),
             bytes_checked: 0,
+            up: None,
             exit: None,
             faults: Vec::new(),
         }
@@ -99,7 +102,7 @@ impl Ledger {
             Err(error) => return Ok(Some(self.refuse(line, &format!("{error:#}")))),
         };
         let in_session = self.sessions.last().is_some_and(|session| session.status.is_none());
-        let needs_session = !matches!(request, Request::Hello { .. } | Request::Exit(_));
+        let needs_session = !matches!(request, Request::Hello { .. } | Request::Up(_) | Request::Exit(_));
         if needs_session && !in_session {
             return Ok(Some(self.refuse(line, "no session: say hello first")));
         }
@@ -134,6 +137,12 @@ impl Ledger {
                 }
                 "ok".to_owned()
             }
+            Request::Up(seconds) => {
+                if self.up.replace(seconds.to_owned()).is_some() {
+                    self.faults.push("init said up twice".to_owned());
+                }
+                return Ok(None);
+            }
             Request::Exit(status) => {
                 if self.exit.replace(status).is_some() {
                     self.faults.push("init said exit twice".to_owned());
@@ -152,6 +161,16 @@ impl Ledger {
     /// How many checks were asked for so far.
     pub(crate) fn checks(&self) -> u64 {
         self.sessions.iter().map(|session| session.checks).sum()
+    }
+
+    /// How many bytes these checks compared.
+    pub(crate) fn bytes_checked(&self) -> u64 {
+        self.bytes_checked
+    }
+
+    /// Whether the guest booted as far as its init.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.is_some()
     }
 
     /// The sentences that the guest put into the report.
@@ -192,6 +211,7 @@ impl Ledger {
         let session = |session: &Session| json!({"name": session.name, "checks": session.checks, "status": session.status});
         json!({
             "passed": faults.is_empty(),
+            "boot_seconds": self.up,
             "faults": faults,
             "checks": self.checks(),
             "bytes_checked": self.bytes_checked,
@@ -233,6 +253,7 @@ enum Request<'a> {
     Note(&'a str),
     Result(Value),
     Done(u32),
+    Up(&'a str),
     Exit(u32),
 }
 
@@ -268,6 +289,10 @@ impl<'a> Request<'a> {
             ("note", _) => Self::Note(rest),
             ("result", _) => Self::Result(serde_json::from_str(rest).context("no JSON")?),
             ("done", [status]) => Self::Done(number(status)?),
+            ("up", [seconds]) => {
+                ensure!(seconds.parse::<f64>().is_ok(), "{seconds:?} is no number of seconds");
+                Self::Up(seconds)
+            }
             ("exit", [status]) => Self::Exit(number(status)?),
             _ => bail!("no such request"),
         })
@@ -358,6 +383,7 @@ mod tests {
     fn an_honest_guest_passes() {
         let literal = format!("expect 1000 {}", to_hex(&[stream_byte(SEED, 0), stream_byte(SEED, 1)]));
         let (ledger, _) = say(&[
+            "up 4.25",
             "hello 1 a",
             "expect-stream 1003 100 3",
             &literal,
@@ -367,8 +393,10 @@ mod tests {
             "exit 0",
         ]);
         assert_eq!(ledger.verdict(), Vec::<String>::new());
+        assert!(ledger.is_up());
         let report = ledger.report();
         assert_eq!(report["passed"], true);
+        assert_eq!(report["boot_seconds"], "4.25");
         assert_eq!(report["checks"], 2);
         assert_eq!(report["bytes_checked"], 102);
         assert_eq!(report["results"][0]["n"], 1);
@@ -436,6 +464,8 @@ mod tests {
             "result {",
             "done -1",
             "done",
+            "up",
+            "up soon",
             "hello 1 ",
             "[    1.2] BUG: unable to handle page fault",
         ] {
