@@ -77,6 +77,13 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
+impl Options {
+    /// The defaults, with the kernel of a suite.
+    pub(crate) fn of_suite(suite: &str) -> Self {
+        Self { suite: Some(suite.to_owned()), ..Self::default() }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { suite: None, timeout: TIMEOUT, keep: false, verbose: false }
