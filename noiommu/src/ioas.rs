@@ -131,7 +131,7 @@ impl Ioas {
     /// Maps a buffer wherever there is room. The mapping owns the buffer from now on.
     ///
     /// # Errors
-    /// Those of pinning ([`ErrorKind::MemlockLimit`](crate::ErrorKind::MemlockLimit) above all), ENOSPC, ENOMEM; nothing
+    /// Those of pinning ([`ErrorKind::MemlockLimit`] above all), ENOSPC, ENOMEM; nothing
     /// is mapped then, and the buffer comes back with the error.
     pub fn map(&self, buffer: DmaBuffer) -> std::result::Result<Mapping, MapError> {
         self.map_buffer(buffer, Place::Automatic)
@@ -168,8 +168,8 @@ impl Ioas {
     /// Maps memory that belongs to someone else. `memory` and `length` are multiples of 4 KiB.
     ///
     /// # Errors
-    /// As for [`Ioas::map`]; [`ErrorKind::BadMemory`](crate::ErrorKind::BadMemory) and
-    /// [`ErrorKind::ReadOnlyMemory`](crate::ErrorKind::ReadOnlyMemory) for memory that cannot be pinned.
+    /// As for [`Ioas::map`]; [`ErrorKind::BadMemory`] and
+    /// [`ErrorKind::ReadOnlyMemory`] for memory that cannot be pinned.
     ///
     /// # Safety
     /// Until this returns, nobody unmaps, replaces or remaps the range: a page replaced between the pin and the lookup
@@ -371,8 +371,8 @@ impl Mapping {
     /// The addresses to give to a device.
     ///
     /// # Errors
-    /// [`ErrorKind::Rule`](crate::ErrorKind::Rule) when the device is not attached to this mapping's IOAS;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it cannot reach all of the memory (its DMA mask).
+    /// [`ErrorKind::Rule`] when the device is not attached to this mapping's IOAS;
+    /// [`ErrorKind::Unsupported`] when it cannot reach all of the memory (its DMA mask).
     pub fn for_device(&self, device: &Device) -> Result<DmaView> {
         DmaView::new(&self.inner, device, &self.segments()?)
     }

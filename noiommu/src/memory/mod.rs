@@ -42,6 +42,8 @@ pub(crate) enum Backing {
 /// What the engine runs on in this process.
 pub(crate) struct Memory {
     source: Source,
+    /// See [`Platform::huge_page`].
+    huge_page: u64,
 }
 
 enum Source {
@@ -80,12 +82,14 @@ impl Memory {
             },
         };
         tracing::debug!(pin = pins.kind().name(), "memory is pinned for real");
-        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) } })
+        let thp = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        let huge_page = if thp { HUGE as u64 } else { 4096 };
+        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) }, huge_page })
     }
 
     /// Made-up physical memory; only simulated devices can use it.
     pub(crate) fn simulated() -> Self {
-        Self { source: Source::Simulated(Arc::default()) }
+        Self { source: Source::Simulated(Arc::default()), huge_page: HUGE as u64 }
     }
 
     pub(crate) fn pin_kind(&self) -> PinKind {
@@ -147,6 +151,10 @@ impl Platform for Memory {
     type Pins = HostPins;
     type Memory = Arena;
     type Table = Arc<Table<Arena>>;
+
+    fn huge_page(&self) -> u64 {
+        self.huge_page
+    }
 
     fn new_table(&self) -> Result<Self::Table> {
         Ok(Arc::new(Table::new(Arena::new()?)))
