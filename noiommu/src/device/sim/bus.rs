@@ -46,7 +46,7 @@ impl Bus for SimulatedBus {
 /// reach it.
 pub(super) struct PagemapBus {
     pagemap: Pagemap,
-    /// Where frames were found last: looked at again each time before it is believed.
+    /// Where frames were at the last search: looked at again each time before it is believed.
     seen: HashMap<u64, usize>,
 }
 
@@ -68,14 +68,14 @@ impl PagemapBus {
             Some(&page) if self.holds(page, frame) => page,
             _ => self.search(frame)?,
         };
-        self.seen.insert(frame.0, page);
         Some((page + offset, page_size - offset))
     }
 
-    /// Reads the pagemap of everything writable until the frame turns up.
-    fn search(&self, frame: PhysAddr) -> Option<usize> {
+    /// Reads the pagemap of everything writable and notes where each frame is now; answers the page that has `frame`.
+    fn search(&mut self, frame: PhysAddr) -> Option<usize> {
         const PAGES: usize = 8192;
         let page_size = self.pagemap.page_size();
+        self.seen.clear();
         for vma in read_maps() {
             if !vma.readable || !vma.writable {
                 continue;
@@ -84,13 +84,14 @@ impl PagemapBus {
                 let pages = ((vma.end - start) / page_size).min(PAGES);
                 // A mapping may go while this looks: then the frame is not in it.
                 let Ok(entries) = self.pagemap.entries(start, pages) else { continue };
-                let found = entries.iter().position(|entry| entry.frame(page_size) == Some(frame));
-                if let Some(index) = found {
-                    return Some(start + index * page_size);
+                for (page, entry) in (start..).step_by(page_size).zip(entries) {
+                    if let Some(frame) = entry.frame(page_size) {
+                        self.seen.insert(frame.0, page);
+                    }
                 }
             }
         }
-        None
+        self.seen.get(&frame.0).copied()
     }
 }
 
