@@ -35,6 +35,8 @@ enum Task {
 enum Guest {
     /// A stock Debian kernel and an edu device
     StockEdu(vm::Options),
+    /// The same behind an emulated IOMMU: the device must be refused
+    StockIommu(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn run(cli: &Cli) -> Result<()> {
     let project = Project::find()?;
     match &cli.task {
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
+        Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }
 }

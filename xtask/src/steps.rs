@@ -65,6 +65,7 @@ const STEPS: &[Step] = &[
     Step { name: "miri", vm: false, run: miri },
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
     Step { name: "vm-backports", vm: true, run: vm_backports },
+    Step { name: "vm-iommu", vm: true, run: vm_iommu },
 ];
 
 /// What became of a step.
@@ -348,6 +349,12 @@ fn vm_stock_edu(project: &Project) -> Result<Outcome> {
 /// The same on the newer stock kernel, which tells huge pages by PAGEMAP_SCAN.
 fn vm_backports(project: &Project) -> Result<Outcome> {
     vm::stock_edu(project, &vm::Options::of_suite("backports"))?;
+    Ok(Outcome::Passed)
+}
+
+/// A device behind a real IOMMU is refused.
+fn vm_iommu(project: &Project) -> Result<Outcome> {
+    vm::stock_iommu(project, &vm::Options::default())?;
     Ok(Outcome::Passed)
 }
 

@@ -1,6 +1,7 @@
 //! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario.
 
 mod stock_edu;
+mod stock_iommu;
 mod witness;
 
 use std::process::ExitCode;
@@ -9,8 +10,9 @@ fn main() -> ExitCode {
     let scenario = std::env::args().nth(1).unwrap_or_default();
     let run = match scenario.as_str() {
         "stock-edu" => stock_edu::run,
+        "stock-iommu" => stock_iommu::run,
         _ => {
-            eprintln!("usage: noiommu-guest stock-edu");
+            eprintln!("usage: noiommu-guest stock-edu|stock-iommu");
             return ExitCode::from(2);
         }
     };

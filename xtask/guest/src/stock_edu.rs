@@ -13,7 +13,7 @@ use rustix::fs::MemfdFlags;
 
 use crate::witness::Witness;
 
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Bytes of each buffer: some pages, and a part of one.
 const SIZE: usize = 60_000;
@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// The address of the first edu device.
-fn find_edu() -> Result<String> {
+pub(crate) fn find_edu() -> Result<String> {
     for entry in fs::read_dir(DEVICES).context(DEVICES)? {
         let path = entry?.path();
         let id = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
@@ -75,7 +75,7 @@ fn opt_in(address: &str) -> Result<()> {
     Ok(())
 }
 
-fn read(address: &str, file: &str) -> Result<String> {
+pub(crate) fn read(address: &str, file: &str) -> Result<String> {
     let path = Path::new(DEVICES).join(address).join(file);
     Ok(fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?.trim().to_owned())
 }
@@ -202,7 +202,7 @@ fn bytes(buffer: &DmaBuffer, offset: u64, length: u64) -> Result<Vec<u8>> {
 
 /// Has the witness look at the physical addresses that the engine names for a part of a mapping, which holds the bytes of
 /// the stream at the same offsets.
-fn check(witness: &mut Witness, mapping: &Mapping, offset: u64, length: usize) -> Result<()> {
+pub(crate) fn check(witness: &mut Witness, mapping: &Mapping, offset: u64, length: usize) -> Result<()> {
     let mut start = 0;
     for segment in mapping.segments()? {
         let (first, end) = (start.max(offset), (start + segment.length).min(offset + length as u64));

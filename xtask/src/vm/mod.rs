@@ -96,6 +96,8 @@ struct Scenario {
     name: &'static str,
     /// Values of QEMU's `-device`.
     devices: &'static [&'static str],
+    /// Words for the kernel's command line.
+    append: &'static [&'static str],
     /// Our programs that it runs: package and binary.
     programs: &'static [(&'static str, &'static str)],
 }
@@ -104,14 +106,32 @@ struct Scenario {
 const STOCK_EDU: Scenario = Scenario {
     name: "stock-edu",
     devices: &["edu,dma_mask=0xffffffffffff"],
+    append: &[],
+    programs: &[("noiommu-guest", "noiommu-guest"), ("noiommu-cli", "noiommu")],
+};
+
+/// The same behind a real IOMMU, where physical addresses are no use.
+const STOCK_IOMMU: Scenario = Scenario {
+    name: "stock-iommu",
+    devices: &["intel-iommu", "edu,dma_mask=0xffffffffffff"],
+    append: &["intel_iommu=on"],
     programs: &[("noiommu-guest", "noiommu-guest"), ("noiommu-cli", "noiommu")],
 };
 
 /// Runs the scenario `stock-edu`.
 pub(crate) fn stock_edu(project: &Project, options: &Options) -> Result<()> {
+    on_stock_kernel(project, &STOCK_EDU, options)
+}
+
+/// Runs the scenario `stock-iommu`.
+pub(crate) fn stock_iommu(project: &Project, options: &Options) -> Result<()> {
+    on_stock_kernel(project, &STOCK_IOMMU, options)
+}
+
+fn on_stock_kernel(project: &Project, scenario: &Scenario, options: &Options) -> Result<()> {
     apt::install(&HOST_PACKAGES)?;
     let kernel = kernel::stock(project, options.suite.as_deref())?;
-    run(project, &STOCK_EDU, &kernel, options)
+    run(project, scenario, &kernel, options)
 }
 
 /// Boots `kernel`, lets the scenario's script run, and judges.
@@ -126,7 +146,12 @@ fn run(project: &Project, scenario: &Scenario, kernel: &Kernel, options: &Option
     let machine = Machine {
         kernel: kernel.image.clone(),
         initramfs,
-        append: vec![format!("noiommu.scenario={}", scenario.name)],
+        append: scenario
+            .append
+            .iter()
+            .map(ToString::to_string)
+            .chain([format!("noiommu.scenario={}", scenario.name)])
+            .collect(),
         devices: scenario.devices.iter().map(ToString::to_string).collect(),
         arguments: Vec::new(),
         memory: 1024,
