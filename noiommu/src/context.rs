@@ -35,7 +35,7 @@ impl Inner {
 
     /// Whether this is a forked child of the process that opened the engine.
     pub(crate) fn is_forked(&self) -> bool {
-        std::process::id() != self.process
+        crate::process::id() != self.process
     }
 
     /// Where this process's pages are; `None` on made-up memory.
@@ -77,7 +77,7 @@ impl Context {
         let (pin_kind, simulated) = (memory.pin_kind(), memory.as_simulated().cloned());
         let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
-        let process = std::process::id();
+        let process = crate::process::id();
         Self { inner: Arc::new(Inner { engine, pin_kind, simulated, pagemap, process }) }
     }
 

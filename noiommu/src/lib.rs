@@ -33,6 +33,7 @@ mod error;
 mod ioas;
 mod memory;
 pub mod optin;
+mod process;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;

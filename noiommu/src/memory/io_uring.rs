@@ -111,7 +111,7 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // A forked child shares the rings, and would let go of its parent's pages.
-        if std::process::id() != self.process {
+        if crate::process::id() != self.process {
             return;
         }
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +134,7 @@ impl IoUringPins {
     pub(crate) fn new() -> Result<Self> {
         let ring = Ring::new(SMALL_SLOTS).map_err(|error| unavailable(&error))?;
         let rings = Rings { small: vec![ring], huge: Vec::new() };
-        Ok(Self { rings: Arc::new(Mutex::new(rings)), process: std::process::id() })
+        Ok(Self { rings: Arc::new(Mutex::new(rings)), process: crate::process::id() })
     }
 }
 

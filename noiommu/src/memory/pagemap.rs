@@ -61,7 +61,7 @@ pub(crate) struct Pagemap {
 impl Pagemap {
     pub(crate) fn open() -> Result<Self> {
         let pagemap = Self {
-            file: Mutex::new((std::process::id(), Arc::new(open_file()?))),
+            file: Mutex::new((crate::process::id(), Arc::new(open_file()?))),
             page_size: rustix::param::page_size(),
         };
         Ok(pagemap)
@@ -73,7 +73,7 @@ impl Pagemap {
 
     fn file(&self) -> Result<Arc<File>> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = std::process::id();
+        let process = crate::process::id();
         if file.0 != process {
             *file = (process, Arc::new(open_file()?));
         }
