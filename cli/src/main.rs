@@ -44,7 +44,7 @@ const FAILED: u8 = 1;
 
 /// Says what went wrong and what helps, in the form asked for.
 fn failed(json: bool, error: &noiommu::Error) -> ExitCode {
-    let remedy = error.remedy_text();
+    let remedy = error.remedy();
     if json {
         let error = json!({
             "kind": format!("{:?}", error.kind()),

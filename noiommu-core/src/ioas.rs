@@ -116,7 +116,7 @@ impl<P: Platform> Ioas<P> {
             )?,
         };
         let range = IovaRange::with_length(first, length)?;
-        if self.domains > 0 && (first.0 | address | length) & (GRANULE - 1) != 0 {
+        if (first.0 | length) & alignment.wrapping_sub(1) != 0 {
             return Err(Errno::EINVAL.into());
         }
         let pages = Pages { backing, address, length, access, caller, pins: None };

@@ -40,16 +40,6 @@ impl<T> TryVec<T> {
         unsafe { self.0.set_len(length.wrapping_add(1)) };
         Ok(())
     }
-
-    /// Removes and returns the last element.
-    pub fn pop(&mut self) -> Option<T> {
-        self.0.pop()
-    }
-
-    /// Drops all elements and keeps the room.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 impl<T> Default for TryVec<T> {

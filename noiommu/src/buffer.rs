@@ -102,7 +102,7 @@ impl DmaBuffer {
                 Errno::ENOMEM,
                 format!("no huge pages for {length} bytes"),
             )
-            .remedy(format!(
+            .with_remedy(format!(
                 "reserve some (sysctl vm.nr_hugepages={}), or set /sys/kernel/mm/transparent_hugepage/enabled to madvise",
                 length.div_ceil(HUGE)
             )));
@@ -158,7 +158,7 @@ impl DmaBuffer {
     /// `mapped` bytes of untouched private memory at a multiple of `alignment`.
     fn aligned(length: usize, mapped: usize, alignment: usize) -> Result<Self> {
         let failed = |error| {
-            Error::system(format_args!("allocating {length} bytes"), error).remedy("ask for less memory")
+            Error::system(format_args!("allocating {length} bytes"), error).with_remedy("ask for less memory")
         };
         let reserved = mapped.checked_add(alignment).ok_or_else(|| Error::from(Errno::ENOMEM))?;
         // SAFETY: a new mapping at a place of the kernel's choice.
@@ -196,7 +196,7 @@ impl DmaBuffer {
         match unsafe { mm::madvise(self.memory.as_ptr().cast(), self.mapped, Advice::LinuxPopulateWrite) } {
             Ok(()) => Ok(()),
             Err(error) => Err(Error::system(format_args!("touching {} bytes", self.mapped), error)
-                .remedy("ask for less memory, or raise the cgroup's memory.max")),
+                .with_remedy("ask for less memory, or raise the cgroup's memory.max")),
         }
     }
 
@@ -431,7 +431,7 @@ mod tests {
         }
         match DmaBuffer::new(3 << 20, Contiguity::Huge) {
             Ok(buffer) => assert_ne!(buffer.pages(), PageKind::Base),
-            Err(error) => assert!(error.remedy_text().is_some()),
+            Err(error) => assert!(error.remedy().is_some()),
         }
     }
 }

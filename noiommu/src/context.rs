@@ -124,7 +124,7 @@ impl Context {
                 core::Errno::EOPNOTSUPP,
                 "a real device cannot reach simulated memory",
             )
-            .remedy("open the engine on real memory: Context::new()"));
+            .with_remedy("open the engine on real memory: Context::new()"));
         }
         Device::new(&self.inner, device::sysfs::open(address)?)
     }

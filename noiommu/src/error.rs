@@ -91,7 +91,7 @@ impl Error {
         Self::new(ErrorKind::Timeout, Errno::EIO, format!("{device} has not finished {doing} in time"))
     }
 
-    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
@@ -116,7 +116,7 @@ impl Error {
 
     /// What to do about it, where something can be done.
     #[must_use]
-    pub fn remedy_text(&self) -> Option<&str> {
+    pub fn remedy(&self) -> Option<&str> {
         self.remedy.as_deref()
     }
 }

@@ -242,7 +242,7 @@ pub(crate) fn forked() -> Error {
         Errno::EPERM,
         "the engine belongs to the process that opened it, not to a forked child",
     )
-    .remedy("open a Context of its own after the fork")
+    .with_remedy("open a Context of its own after the fork")
 }
 
 /// A buffer that could not be mapped, and why.

@@ -53,7 +53,7 @@ fn is_given(path: &Path, owner: u32) -> bool {
 /// What the file system answers; EACCES without root.
 pub fn enable() -> Result<()> {
     let failed = |error: std::io::Error| {
-        Error::system(format_args!("writing {}", path().display()), error).remedy("run it as root")
+        Error::system(format_args!("writing {}", path().display()), error).with_remedy("run it as root")
     };
     fs::DirBuilder::new().recursive(true).mode(0o755).create(DIRECTORY).map_err(failed)?;
     let mut file = tempfile_in(DIRECTORY).map_err(failed)?;
@@ -65,7 +65,7 @@ pub fn enable() -> Result<()> {
             Errno::EPERM,
             format!("{} is not root's alone", path().display()),
         )
-        .remedy(format!("make {DIRECTORY} belong to root and be writable by nobody else")));
+        .with_remedy(format!("make {DIRECTORY} belong to root and be writable by nobody else")));
     }
     Ok(())
 }
@@ -86,7 +86,8 @@ fn tempfile_in(directory: &str) -> std::io::Result<(PathBuf, fs::File)> {
 pub fn disable() -> Result<()> {
     match fs::remove_file(path()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::system(format_args!("removing {}", path().display()), error).remedy("run it as root"))
+            Err(Error::system(format_args!("removing {}", path().display()), error)
+                .with_remedy("run it as root"))
         }
         _ => Ok(()),
     }
@@ -102,7 +103,7 @@ pub(crate) fn require() -> Result<()> {
         Errno::EPERM,
         "the unsafe no-IOMMU mode is not enabled on this machine",
     )
-    .remedy("the administrator enables it with `noiommu enable` (as root), and takes it back with `noiommu disable`"))
+    .with_remedy("the administrator enables it with `noiommu enable` (as root), and takes it back with `noiommu disable`"))
 }
 
 /// Whether the kernel carries the taint of the unsafe mode.

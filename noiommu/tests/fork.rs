@@ -30,8 +30,7 @@ fn a_child_takes_nothing_from_its_parent() {
     // SAFETY: the child calls nothing but this crate and _exit; no other thread holds a lock of either at this time.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let refused =
-            |error: noiommu::Error| error.kind() == ErrorKind::Rule && error.remedy_text().is_some();
+        let refused = |error: noiommu::Error| error.kind() == ErrorKind::Rule && error.remedy().is_some();
         let map = ioas.map(DmaBuffer::new(4096, Contiguity::Pages).unwrap());
         let mut right = map.is_err_and(|failed| refused(failed.error));
         // SAFETY: refused.

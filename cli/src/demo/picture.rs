@@ -9,7 +9,7 @@ const WIDTH: usize = 64;
 
 /// The picture: neighbouring segments in two kinds of blocks, and the light kind where a cell has parts of several.
 pub(super) fn draw(segments: &[Segment], size: u64, cells: Cells) -> String {
-    let share = size.div_ceil(WIDTH as u64).max(1);
+    let share = share(size);
     // Where each segment ends, counted from the beginning of the buffer.
     let ends: Vec<u64> = segments
         .iter()

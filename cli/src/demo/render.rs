@@ -31,7 +31,7 @@ pub(super) fn json(report: &Report) -> Value {
         "device": report.device,
         "kernel": report.kernel,
         "simulated_memory": report.pin == PinKind::Simulated,
-        "missing": report.missing.as_ref().map(|error| json!({ "cause": error.cause(), "remedy": error.remedy_text() })),
+        "missing": report.missing.as_ref().map(|error| json!({ "cause": error.cause(), "remedy": error.remedy() })),
         "pages": report.pages.name(),
         "bytes": report.size,
         "wrong_bytes": report.wrong,
@@ -83,7 +83,7 @@ pub(super) fn lines(report: &Report) -> Vec<String> {
         lines.push(String::new());
         lines.push(styled(AnsiColor::Yellow.on_default().bold(), "Not on real memory:"));
         lines.extend(wrap(missing.cause(), "  "));
-        lines.extend(missing.remedy_text().into_iter().flat_map(|remedy| wrap(remedy, "  try: ")));
+        lines.extend(missing.remedy().into_iter().flat_map(|remedy| wrap(remedy, "  try: ")));
     }
     lines
 }

@@ -21,7 +21,7 @@ impl EnginePinner {
             Ok(Self { ioas: context.ioas()?, kind: context.pin_kind() })
         };
         open().map_err(|error: noiommu::Error| {
-            Error::new(error.cause(), error.remedy_text().unwrap_or("see `noiommu demo` for what is missing"))
+            Error::new(error.cause(), error.remedy().unwrap_or("see `noiommu demo` for what is missing"))
         })
     }
 }

@@ -1,4 +1,6 @@
 //! Physical frame numbers of this process's pages, read in bulk from /proc/self/pagemap.
+//!
+//! By the proof itself, not by the library whose pins it judges: a fault in the one must not hide a fault in the other.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -64,7 +64,7 @@ fn copies_on_real_memory() {
             copies_all(&context, Contiguity::Best);
         }
         Err(error) => {
-            assert!(error.remedy_text().is_some(), "{error}");
+            assert!(error.remedy().is_some(), "{error}");
             eprintln!("not run on real memory: {error}");
         }
     }

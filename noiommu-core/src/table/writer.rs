@@ -109,15 +109,9 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
     /// EINVAL when a leaf lies across an end of the range; nothing is unmapped then.
     pub fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
         let (first, last) = (range.first().0, range.last().0);
-        let crosses = |at: u64, outside: fn(u64, u64) -> bool, limit: u64, end: bool| {
-            self.table.walk(at).is_some_and(|(leaf, _)| {
-                let edge = if end { at | leaf.offset_mask() } else { at & !leaf.offset_mask() };
-                outside(edge, limit)
-            })
-        };
-        if crosses(first, |edge, limit| edge < limit, first, false)
-            || crosses(last, |edge, limit| edge > limit, last, true)
-        {
+        let begins_inside = self.table.walk(first).is_some_and(|(leaf, _)| first & leaf.offset_mask() != 0);
+        let ends_inside = self.table.walk(last).is_some_and(|(leaf, _)| last | leaf.offset_mask() != last);
+        if begins_inside || ends_inside {
             return Err(Errno::EINVAL);
         }
         self.clear(first, last);

@@ -90,7 +90,7 @@ impl ConfigSpace<'_> {
 
     pub(super) fn gone(&self) -> Error {
         Error::new(ErrorKind::NoDevice, Errno::ENODEV, format!("{} does not answer any more", self.0.name()))
-            .remedy("it was removed or lost power: open it again when it is back")
+            .with_remedy("it was removed or lost power: open it again when it is back")
     }
 
     /// Where the capability with this id is; `None`: nowhere. A list that does not end is cut off.
@@ -135,7 +135,7 @@ impl ConfigSpace<'_> {
                 Errno::EIO,
                 format!("{} does not leave its power-saving state", self.0.name()),
             )
-            .remedy("write \"on\" to its power/control in sysfs and try again"));
+            .with_remedy("write \"on\" to its power/control in sysfs and try again"));
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ impl Inner {
                 Errno::EBUSY,
                 format!("{}: could not be made quiet: {quiet:?}", self.backend.name()),
             )
-            .remedy("reset or remove the device; its memory stays pinned until then"));
+            .with_remedy("reset or remove the device; its memory stays pinned until then"));
         }
         self.now_quiet(state);
         Ok(quiet)
@@ -259,7 +259,7 @@ impl Device {
             Errno::EBUSY,
             format!("{} cannot be {what} while its bus mastering is on", self.name()),
         )
-        .remedy("quiesce() it first")
+        .with_remedy("quiesce() it first")
     }
 
     /// Tells how far the device reaches: `bits` address bits, 1 to 64 (64 at the start).
@@ -292,7 +292,7 @@ impl Device {
         let mut state = self.inner.state();
         let Some(ioas) = &state.attached else {
             return Err(Error::argument(format!("{} is not attached to an IOAS", self.name()))
-                .remedy("attach() it before turning on bus mastering"));
+                .with_remedy("attach() it before turning on bus mastering"));
         };
         if !state.master {
             // Counted first: from here on, memory that is given up waits.
@@ -321,14 +321,6 @@ impl Device {
     /// [`ErrorKind::NotQuiet`] when that cannot be proved; the memory stays pinned then.
     pub fn quiesce(&self) -> Result<Quiet> {
         self.inner.quiesce(&mut self.inner.state())
-    }
-
-    /// Resets the device, if it offers a way; tells whether it did. Bus mastering is off afterwards.
-    ///
-    /// # Errors
-    /// As for [`Device::quiesce`].
-    pub fn reset(&self) -> Result<bool> {
-        self.quiesce().map(|quiet| quiet.reset)
     }
 }
 

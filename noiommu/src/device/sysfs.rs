@@ -61,7 +61,7 @@ impl SysfsDevice {
     fn claim(devices: &Path, address: &str) -> Result<Self> {
         let name = normalize(address).ok_or_else(|| {
             Error::argument(format!("{address:?} is no PCI address"))
-                .remedy("write it as lspci does: 0000:00:04.0")
+                .with_remedy("write it as lspci does: 0000:00:04.0")
         })?;
         let directory = devices.join(&name);
         if !directory.exists() {
@@ -70,18 +70,18 @@ impl SysfsDevice {
                 Errno::ENODEV,
                 format!("there is no PCI device {name}"),
             )
-            .remedy(format!("ls {DEVICES} shows those there are")));
+            .with_remedy(format!("ls {DEVICES} shows those there are")));
         }
         refuse_iommu(&name, &directory)?;
         refuse_driver(&name, &directory)?;
         let config =
             OpenOptions::new().read(true).write(true).open(directory.join("config")).map_err(|error| {
                 Error::system(format_args!("opening {}", directory.join("config").display()), error)
-                    .remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
+                    .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
             })?;
         rustix::fs::flock(&config, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::new(ErrorKind::Busy, Errno::EBUSY, format!("{name} is in use by another process"))
-                .remedy("end the program that drives it")
+                .with_remedy("end the program that drives it")
         })?;
         let mut device = Self { name, directory, config, override_before: None, enabled: false };
         // From here on, dropping `device` puts back what has been changed.
@@ -123,7 +123,7 @@ impl SysfsDevice {
             .open(&path)
             .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()));
         written.map_err(|error| {
-            Error::system(format_args!("writing {}", path.display()), error).remedy("run it as root")
+            Error::system(format_args!("writing {}", path.display()), error).with_remedy("run it as root")
         })
     }
 
@@ -147,7 +147,7 @@ fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
             Errno::EOPNOTSUPP,
             format!("{name} stands behind an IOMMU: physical addresses would be blocked or misread"),
         )
-        .remedy("use it through VFIO with the IOMMU, which is safe"));
+        .with_remedy("use it through VFIO with the IOMMU, which is safe"));
     }
     Ok(())
 }
@@ -156,7 +156,7 @@ fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
     let Ok(driver) = fs::read_link(directory.join("driver")) else { return Ok(()) };
     let driver = driver.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Err(Error::new(ErrorKind::Busy, Errno::EBUSY, format!("the kernel's driver {driver} has {name}"))
-        .remedy(format!("if nothing uses the device: echo {name} > {DEVICES}/{name}/driver/unbind")))
+        .with_remedy(format!("if nothing uses the device: echo {name} > {DEVICES}/{name}/driver/unbind")))
 }
 
 impl Drop for SysfsDevice {
@@ -248,7 +248,9 @@ impl MappedBar {
             let lockdown = error.kind() == Io::PermissionDenied;
             let error = Error::system(format_args!("mapping {}", path.display()), error);
             if lockdown {
-                error.remedy("run it as root; a kernel in lockdown mode (Secure Boot) refuses it to everyone")
+                error.with_remedy(
+                    "run it as root; a kernel in lockdown mode (Secure Boot) refuses it to everyone",
+                )
             } else {
                 error
             }
@@ -409,7 +411,7 @@ mod tests {
             let (root, device) = device(links);
             let error = device.err().unwrap();
             assert_eq!(error.kind(), kind);
-            assert!(error.remedy_text().is_some());
+            assert!(error.remedy().is_some());
             assert_eq!(text(&root, "driver_override"), "(null)", "untouched");
             fs::remove_dir_all(root).unwrap();
         }

@@ -63,7 +63,7 @@ impl DmaView {
                 Errno::EINVAL,
                 format!("{} is not attached to the IOAS of this mapping", device.name()),
             )
-            .remedy("attach() it first"));
+            .with_remedy("attach() it first"));
         }
         let mut length = 0;
         let mut segments = Vec::with_capacity(pieces.len());
@@ -77,7 +77,7 @@ impl DmaView {
                     Errno::EOPNOTSUPP,
                     format!("{} cannot reach address {last:#x} (mask {:#x})", device.name(), state.dma_mask),
                 )
-                .remedy(
+                .with_remedy(
                     "use memory below that, as reserved huge pages of a small machine are, or another device",
                 ));
             }

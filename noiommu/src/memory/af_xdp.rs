@@ -48,7 +48,8 @@ fn socket() -> Result<OwnedFd> {
                 _ => ("no AF_XDP socket", "check the open-file limit (ulimit -n)"),
             };
             let error = std::io::Error::from(error);
-            Error::new(ErrorKind::NoPinSource, errno_of(&error), format!("{why}: {error}")).remedy(remedy)
+            Error::new(ErrorKind::NoPinSource, errno_of(&error), format!("{why}: {error}"))
+                .with_remedy(remedy)
         },
     )
 }
@@ -103,7 +104,7 @@ mod tests {
             Ok(pins) => pins,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::NoPinSource);
-                assert!(error.remedy_text().is_some());
+                assert!(error.remedy().is_some());
                 return;
             }
         };

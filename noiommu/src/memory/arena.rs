@@ -49,7 +49,7 @@ impl Arena {
                 Err(_) if reserved > FEWEST_FRAMES => reserved /= 2,
                 Err(error) => {
                     return Err(Error::system("reserving address space for a page table", error)
-                        .remedy("raise RLIMIT_AS (ulimit -v)"));
+                        .with_remedy("raise RLIMIT_AS (ulimit -v)"));
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use noiommu_core::Errno;
+use rustix::thread::CapabilitySet;
 
 use super::pagemap::{Pagemap, hidden_frames};
 use crate::error::ErrorKind;
@@ -18,9 +19,9 @@ pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Whether the process has a capability in its effective set.
-pub(crate) fn has_capability(capability: rustix::thread::CapabilitySet) -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
+/// What this thread may do at present; nothing where that cannot be learned.
+pub(crate) fn capabilities() -> CapabilitySet {
+    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
 /// Refuses a kernel or machine on which physical addresses from user space would be wrong.
@@ -39,7 +40,7 @@ fn check_release(release: &str) -> Result<()> {
             Errno::ENOSYS,
             format!("kernel {release} is older than {}.{}", OLDEST.0, OLDEST.1),
         )
-        .remedy("use a newer kernel: long-term pins from user space are not reliable before it")),
+        .with_remedy("use a newer kernel: long-term pins from user space are not reliable before it")),
     }
 }
 
@@ -61,7 +62,7 @@ fn check_encryption(cpuinfo: &str, dev: &Path) -> Result<()> {
         Errno::EOPNOTSUPP,
         format!("this is a guest with encrypted memory ({which}): a device cannot read or write it"),
     )
-    .remedy("use the kernel's driver, which goes through shared bounce buffers"))
+    .with_remedy("use the kernel's driver, which goes through shared bounce buffers"))
 }
 
 /// Whether the kernel shows physical addresses to this process.

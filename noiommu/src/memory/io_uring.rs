@@ -152,7 +152,7 @@ fn unavailable(error: &std::io::Error) -> Error {
         ),
         _ => ("io_uring cannot be set up", "check the open-file limit (ulimit -n)"),
     };
-    Error::new(ErrorKind::NoPinSource, errno, format!("{why}: {error}")).remedy(remedy)
+    Error::new(ErrorKind::NoPinSource, errno, format!("{why}: {error}")).with_remedy(remedy)
 }
 
 impl PinSource for IoUringPins {

@@ -133,16 +133,16 @@ fn no_pin_source(io_uring: &Error, af_xdp: &Error) -> Error {
         Errno::EOPNOTSUPP,
         format!("there is no way to pin memory here: {}; {}", io_uring.cause(), af_xdp.cause()),
     )
-    .remedy(format!(
+    .with_remedy(format!(
         "either {}, or {}",
-        io_uring.remedy_text().unwrap_or("enable io_uring"),
-        af_xdp.remedy_text().unwrap_or("enable AF_XDP")
+        io_uring.remedy().unwrap_or("enable io_uring"),
+        af_xdp.remedy().unwrap_or("enable AF_XDP")
     ))
 }
 
 fn dax() -> Error {
     Error::new(ErrorKind::Dax, Errno::EOPNOTSUPP, "memory of a DAX device or file has no ordinary pages")
-        .remedy("use anonymous memory, a memfd or hugetlb pages")
+        .with_remedy("use anonymous memory, a memfd or hugetlb pages")
 }
 
 impl Platform for Memory {
@@ -160,6 +160,8 @@ impl Platform for Memory {
         Ok(Arc::new(Table::new(Arena::new()?)))
     }
 
+    // Pins from user space are for writing always, whatever the device may do; and the kernel charges the memory itself,
+    // by the privileges of whoever opened the source.
     fn pin(&self, backing: &Backing, length: u64, _: Access, _: Caller) -> Result<HostPins> {
         let length = usize::try_from(length).map_err(|_| Error::from(Errno::EOVERFLOW))?;
         match backing {
@@ -228,7 +230,7 @@ impl View {
         // What has seals is shared memory, hugetlb included: what MAP_FILE takes. Nothing else can be pinned for long.
         let seals = rustix::fs::fcntl_get_seals(file.as_fd()).map_err(|error| {
             Error::new(ErrorKind::BadMemory, Errno::EINVAL, format!("the file is no shared memory: {error}"))
-                .remedy("use a memfd (hugetlb is fine) or a file on tmpfs or hugetlbfs")
+                .with_remedy("use a memfd (hugetlb is fine) or a file on tmpfs or hugetlbfs")
         })?;
         if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
             return Err(Error::new(
@@ -236,7 +238,7 @@ impl View {
                 Errno::EPERM,
                 "the file is sealed against writing; read-only memory cannot be pinned from user space",
             )
-            .remedy("map it before sealing it, or copy it into a DmaBuffer"));
+            .with_remedy("map it before sealing it, or copy it into a DmaBuffer"));
         }
         let size = rustix::fs::fstat(file).map_err(|error| Error::system("fstat", error))?.st_size as u64;
         if offset.checked_add(length as u64).is_none_or(|end| end > size) {
@@ -261,8 +263,8 @@ impl View {
             let error =
                 Error::system(format_args!("mapping {length} bytes at {offset:#x} of the file"), error);
             match error.errno() {
-                Errno::EACCES => error.remedy("open it for reading and writing"),
-                _ => error.remedy("offsets and lengths in hugetlb files are multiples of the huge page"),
+                Errno::EACCES => error.with_remedy("open it for reading and writing"),
+                _ => error.with_remedy("offsets and lengths in hugetlb files are multiples of the huge page"),
             }
         })?;
         Ok(Self { address: address.cast(), length })
@@ -278,9 +280,10 @@ impl Drop for View {
 
 /// What this process may do, as the engine's rules ask.
 pub(crate) fn caller() -> Caller {
+    let effective = host::capabilities();
     Caller {
-        raw_io: host::has_capability(CapabilitySet::SYS_RAWIO),
-        ipc_lock: host::has_capability(CapabilitySet::IPC_LOCK),
+        raw_io: effective.contains(CapabilitySet::SYS_RAWIO),
+        ipc_lock: effective.contains(CapabilitySet::IPC_LOCK),
     }
 }
 

@@ -196,7 +196,7 @@ impl Pagemap {
 fn open_file() -> Result<File> {
     File::open("/proc/self/pagemap").map_err(|error| {
         Error::new(ErrorKind::NoPhysicalAddresses, errno_of(&error), format!("/proc/self/pagemap: {error}"))
-            .remedy("mount /proc, and use a kernel with CONFIG_PROC_PAGE_MONITOR")
+            .with_remedy("mount /proc, and use a kernel with CONFIG_PROC_PAGE_MONITOR")
     })
 }
 
@@ -209,7 +209,7 @@ fn no_frame(entry: PageEntry, address: usize) -> Error {
             Errno::EFAULT,
             format!("the page at {address:#x} went away while it was being mapped"),
         )
-        .remedy("do not unmap or replace memory during the call")
+        .with_remedy("do not unmap or replace memory during the call")
     }
 }
 
@@ -220,7 +220,7 @@ pub(crate) fn hidden_frames() -> Error {
         Errno::EPERM,
         "the kernel shows this process no physical addresses (/proc/self/pagemap answers PFN 0)",
     )
-    .remedy("run it as root or with CAP_SYS_ADMIN in the first user namespace: setcap cap_sys_admin,cap_ipc_lock,cap_sys_rawio+ep PROGRAM")
+    .with_remedy("run it as root or with CAP_SYS_ADMIN in the first user namespace: setcap cap_sys_admin,cap_ipc_lock,cap_sys_rawio+ep PROGRAM")
 }
 
 /// PAGEMAP_SCAN's argument (struct pm_scan_arg, Linux 6.7).

@@ -48,7 +48,7 @@ pub(crate) fn refused(doing: &str, piece: Piece, error: &std::io::Error) -> Erro
     let what = format!("{doing}: {length} bytes at {address:#x}");
     // First what the memory itself tells: a source may answer ENOMEM for a hole.
     if let Some((kind, why, remedy)) = super::maps::why_not_pinned(address, length) {
-        return Error::new(kind, Errno::EFAULT, format!("{what}: {why}")).remedy(remedy);
+        return Error::new(kind, Errno::EFAULT, format!("{what}: {why}")).with_remedy(remedy);
     }
     match errno {
         // AF_XDP tells the limit as ENOBUFS.
@@ -57,7 +57,7 @@ pub(crate) fn refused(doing: &str, piece: Piece, error: &std::io::Error) -> Erro
             Errno::ENOMEM,
             format!("{what} would pass the limit of locked memory (RLIMIT_MEMLOCK), or the machine's memory"),
         )
-        .remedy("raise the limit (ulimit -l, LimitMEMLOCK= in a systemd unit), give the program CAP_IPC_LOCK, or map less"),
+        .with_remedy("raise the limit (ulimit -l, LimitMEMLOCK= in a systemd unit), give the program CAP_IPC_LOCK, or map less"),
         _ => Error::new(ErrorKind::BadMemory, errno, format!("{what}: {error}")),
     }
 }

@@ -20,7 +20,7 @@ fn with_each_source(test: impl Fn(&Context)) {
                 ran += 1;
             }
             Err(error) => {
-                assert!(error.remedy_text().is_some(), "{error}");
+                assert!(error.remedy().is_some(), "{error}");
                 eprintln!("not run with {choice:?}: {error}");
             }
         }
@@ -246,7 +246,7 @@ fn forbid(number: libc::c_long) {
 }
 
 fn is_root() -> bool {
-    let root = host::has_capability(CapabilitySet::SYS_ADMIN);
+    let root = host::capabilities().contains(CapabilitySet::SYS_ADMIN);
     if !root {
         eprintln!("not run: needs CAP_SYS_ADMIN");
     }
@@ -262,7 +262,7 @@ fn without_sys_admin_there_are_no_addresses() {
         Context::new().unwrap_err()
     });
     assert_eq!((error.kind(), error.errno()), (ErrorKind::NoPhysicalAddresses, Errno::EPERM));
-    assert!(error.remedy_text().unwrap().contains("CAP_SYS_ADMIN"));
+    assert!(error.remedy().unwrap().contains("CAP_SYS_ADMIN"));
 }
 
 #[test]
