@@ -77,9 +77,7 @@ impl DmaView {
                     Errno::EOPNOTSUPP,
                     format!("{} cannot reach address {last:#x} (mask {:#x})", device.name(), state.dma_mask),
                 )
-                .with_remedy(
-                    "use memory below that, as reserved huge pages of a small machine are, or another device",
-                ));
+                .with_remedy("map other memory, which may lie lower, or use a device that reaches further"));
             }
             segments.push(DmaSegment { offset: length, address, length: piece.length });
             length += piece.length;
