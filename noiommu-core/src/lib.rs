@@ -24,6 +24,7 @@ mod slab;
 mod space;
 mod sync;
 pub mod table;
+mod user;
 mod vec;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
@@ -31,4 +32,5 @@ pub use context::{Context, ObjectId, Usage};
 pub use errno::Errno;
 pub use ioas::{MapRequest, Place};
 pub use space::{AllowedRanges, Area, Fit, IovaSpace, Placement, automatic_iova};
+pub use user::UserMemory;
 pub use vec::TryVec;

@@ -34,6 +34,7 @@ mod ioas;
 mod memory;
 pub mod optin;
 mod process;
+pub mod serve;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;

@@ -1,0 +1,90 @@
+//! What a served file can do: the calls of a character device, without a kernel.
+
+use std::sync::Arc;
+
+use noiommu_core::{Errno, UserMemory};
+
+/// An open file that this process serves in the kernel's place. Clones are one open file, as descriptors after `dup` are;
+/// with the last clone it is released.
+pub type File = Arc<dyn FileOperations>;
+
+/// The descriptors of the calling process, as far as they are served files.
+pub trait Descriptors {
+    /// The served file behind a descriptor.
+    ///
+    /// # Errors
+    /// EBADF: there is no such descriptor; EBADFD: it is a file that is not served here.
+    fn get(&self, descriptor: i32) -> Result<File, Errno>;
+
+    /// Gives a new descriptor, closed on exec, to `file`.
+    ///
+    /// # Errors
+    /// EMFILE and ENFILE as any open; ENOMEM.
+    fn install(&self, file: File) -> Result<i32, Errno>;
+}
+
+/// Who calls: the memory and the descriptors that arguments name.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    /// The caller's memory.
+    pub user: &'a dyn UserMemory,
+    /// The caller's descriptors.
+    pub descriptors: &'a dyn Descriptors,
+}
+
+/// The arguments of `mmap`, as it takes them.
+#[derive(Clone, Copy, Debug)]
+pub struct MmapRequest {
+    /// The address asked for, 0 for any.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// PROT_ flags.
+    pub protection: i32,
+    /// MAP_ flags.
+    pub flags: i32,
+    /// The offset in the file.
+    pub offset: u64,
+}
+
+/// The calls of a served file. Where a method is not overridden, the file answers as a character device without it.
+pub trait FileOperations: Send + Sync {
+    /// `ioctl`. The answer is the call's return value.
+    ///
+    /// # Errors
+    /// The kernel's for this file and call; ENOTTY for calls that it does not know.
+    fn ioctl(&self, caller: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno>;
+
+    /// `read` and `pread` of `length` bytes at `offset` into the caller's memory at `address`; answers the bytes read.
+    ///
+    /// # Errors
+    /// EINVAL for a file that cannot be read; EFAULT; the file's own.
+    fn read(&self, caller: Caller<'_>, address: u64, length: u64, offset: u64) -> Result<u64, Errno> {
+        let _ = (caller, address, length, offset);
+        Err(Errno::EINVAL)
+    }
+
+    /// `write` and `pwrite`, the other way.
+    ///
+    /// # Errors
+    /// As for [`FileOperations::read`].
+    fn write(&self, caller: Caller<'_>, address: u64, length: u64, offset: u64) -> Result<u64, Errno> {
+        let _ = (caller, address, length, offset);
+        Err(Errno::EINVAL)
+    }
+
+    /// `mmap`; answers the address. The caller keeps the file open as long as the mapping is there.
+    ///
+    /// # Errors
+    /// ENODEV for a file that cannot be mapped; the file's own.
+    ///
+    /// # Safety
+    /// That of `mmap` itself: with MAP_FIXED it replaces what the caller has at the address.
+    unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
+        let _ = request;
+        Err(Errno::ENODEV)
+    }
+
+    /// The file as what it is, for calls that take another file's descriptor (`VFIO_DEVICE_BIND_IOMMUFD`).
+    fn as_any(&self) -> &dyn std::any::Any;
+}

@@ -1,0 +1,7 @@
+//! The uAPI of iommufd and VFIO served inside the process that uses it, for programs written against the kernel's nodes.
+//!
+//! [`File`]s stand for open nodes; whoever intercepts the program's calls (the preload library, a test) hands them on.
+
+mod file;
+
+pub use file::{Caller, Descriptors, File, FileOperations, MmapRequest};
