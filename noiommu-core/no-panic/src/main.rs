@@ -107,7 +107,11 @@ impl Platform for World {
         Ok(Handle(self.0))
     }
 
-    fn pin(&self, backing: &u64, _: u64, _: Access, _: Caller) -> Result<Pinned, Errno> {
+    fn is_file(&self, backing: &u64) -> bool {
+        black_box(*backing) == 0
+    }
+
+    fn pin(&self, backing: &u64, _: u64, _: u64, _: Access, _: Caller) -> Result<Pinned, Errno> {
         if unknown() == 0 { Err(Errno::EFAULT) } else { Ok(Pinned(*backing)) }
     }
 
@@ -153,16 +157,16 @@ fn tables(table: &'static Table<Frames>) {
 fn contexts(table: &'static Table<Frames>) {
     let mut context = Context::new(World(table));
     for _ in 0..unknown() {
-        let caller = Caller { raw_io: unknown() & 1 == 0, ipc_lock: unknown() & 1 == 0 };
+        let caller = Caller { raw_io: unknown() & 1 == 0, ipc_lock: unknown() & 1 == 0, resource: unknown() & 1 == 0 };
         let place = if unknown() & 1 == 0 { Place::Automatic } else { Place::Fixed(Iova(unknown())) };
         let request =
             MapRequest { backing: unknown(), address: unknown(), length: unknown(), access: access(), place };
         let _ = black_box(context.ioas_alloc());
         let _ = black_box(context.bind());
-        let _ = black_box(context.allow_iovas(id(), [range(), range()].into_iter()));
+        let _ = black_box(context.allow_iovas(id(), [Ok(range()), Ok(range())].into_iter()));
         let _ = black_box(context.map(id(), caller, request));
         let _ = black_box(context.unmap(id(), range()));
-        let _ = black_box(context.hwpt_alloc(id(), id()));
+        let _ = black_box(context.hwpt_alloc(id(), id(), Some(id())));
         let _ = black_box(context.attach(id(), id()));
         let _ = black_box(context.detach(id()));
         let _ = black_box(context.unbind(id()));
