@@ -19,6 +19,7 @@ mod context;
 mod errno;
 mod ids;
 mod ioas;
+pub mod ioctl;
 mod pages;
 pub mod platform;
 mod slab;
