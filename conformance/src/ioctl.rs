@@ -10,7 +10,8 @@
 //!
 //! Captures: `field=$name` keeps a field, `field=fd name` and `fd name` a descriptor, `$name` the returned value.
 
-use crate::calls::{self, Call};
+use noiommu_uapi::{Call, Field, Kind};
+
 use crate::memory::PAGE;
 use crate::names;
 use crate::sys;
@@ -60,7 +61,7 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
         Some(number) => world.value(number)?,
         None => call.number.into(),
     };
-    if call.fields.is_empty() {
+    if call.fields().is_empty() {
         let scratch = Scratch::new()?;
         let argument = plain_argument(world, &scratch, given)?;
         let result = sys::ioctl(fd, request, argument);
@@ -100,21 +101,21 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
         Ok(value) => value.to_string(),
         Err(errno) => names::errno(errno),
     };
-    for field in &call.fields {
-        let range = field.offset..field.offset + field.width;
+    for field in call.fields() {
+        let range = bytes_of(field);
         let (Some(old), Some(new)) = (bytes.get(range.clone()), after.get(range)) else { continue };
         let file = captured_file(captures, field.name);
         if old != new {
             let value = number(new);
             let value = match file {
                 Some(_) => "fd".to_owned(),
-                None => tell(world, field.name, field.width, value),
+                None => tell(world, field, value),
             };
             answer.push_str(&format!(" {}={value}", field.name));
         }
     }
     // What lies behind the structure: capabilities, data of a feature.
-    let (old, new) = (bytes.get(call.size..mapped as usize), after.get(call.size..));
+    let (old, new) = (bytes.get(call.size() as usize..mapped as usize), after.get(call.size() as usize..));
     if let (Some(old), Some(new)) = (old, new)
         && old != new
     {
@@ -131,22 +132,22 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
 
 /// The bytes of the structure and of what follows it.
 fn structure(world: &World<'_>, call: &Call, given: &[String]) -> Result<Vec<u8>, Mistake> {
-    let mut bytes = vec![0; call.size];
+    let mut bytes = vec![0; call.size() as usize];
     let mut size_given = None;
-    let size_field = call.fields.iter().find(|field| matches!(field.name, "size" | "argsz") && field.offset == 0);
+    let size_field = call.fields().iter().find(|field| matches!(field.name, "size" | "argsz") && field.offset == 0);
     for word in given.iter().filter(|word| !word.starts_with('@')) {
         let Some((name, value)) = word.split_once('=') else {
             return mistake(format!("`{word}` is no field"));
         };
-        let Some(field) = call.fields.iter().find(|field| field.name == name) else {
+        let Some(field) = named(call, name) else {
             return mistake(format!("{} has no field `{name}`", call.name));
         };
         let value = world.value(value)?;
         if size_field.is_some_and(|size| size.offset == field.offset) {
             size_given = Some(value);
         }
-        let target = bytes.get_mut(field.offset..field.offset + field.width);
-        target.into_iter().for_each(|target| target.copy_from_slice(&value.to_le_bytes()[..field.width]));
+        let target = bytes.get_mut(bytes_of(field));
+        target.into_iter().for_each(|target| set(target, value));
     }
     for word in given {
         for (name, width) in [("@u8=", 1), ("@u16=", 2), ("@i32=", 4), ("@u32=", 4), ("@u64=", 8)] {
@@ -160,8 +161,8 @@ fn structure(world: &World<'_>, call: &Call, given: &[String]) -> Result<Vec<u8>
     }
     let size = size_given.unwrap_or(bytes.len() as u64);
     if let Some(field) = size_field {
-        let target = bytes.get_mut(field.offset..field.offset + field.width);
-        target.into_iter().for_each(|target| target.copy_from_slice(&size.to_le_bytes()[..field.width]));
+        let target = bytes.get_mut(bytes_of(field));
+        target.into_iter().for_each(|target| set(target, size));
     }
     let there = match option(given, "@size") {
         Some(length) => world.value(length)?,
@@ -271,10 +272,10 @@ fn capture(
     keep_returned(world, value, captures);
     for word in captures {
         let Some((name, variable)) = word.split_once('=') else { continue };
-        let Some(field) = call.fields.iter().find(|field| field.name == name) else {
+        let Some(field) = named(call, name) else {
             return mistake(format!("{} has no field `{name}`", call.name));
         };
-        let value = number(after.get(field.offset..field.offset + field.width).unwrap_or_default());
+        let value = number(after.get(bytes_of(field)).unwrap_or_default());
         if let Some(variable) = variable.strip_prefix('$') {
             world.variables.insert(variable.to_owned(), value);
         } else if let Some(file) = captured_file(captures, name) {
@@ -292,21 +293,38 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// A field's value, as it is compared: physical addresses and pointers by what they point at.
-fn tell(world: &mut World<'_>, name: &str, width: usize, value: u64) -> String {
-    if name == "out_phys" {
+fn tell(world: &mut World<'_>, field: &Field, value: u64) -> String {
+    if field.name == "out_phys" {
         return world.memory.physical(value, world.roles);
     }
-    if let Some(pointer) = world.memory.pointer(value).filter(|_| width == 8) {
+    if let Some(pointer) = world.memory.pointer(value).filter(|_| field.size == 8) {
         return pointer;
     }
-    match (name, width) {
-        (_, 8) | ("flags" | "iova", _) => format!("{value:#x}"),
-        (_, 4) if value as u32 as i32 == -1 => "-1".to_owned(),
+    match (field.name, field.kind, field.size) {
+        (_, Kind::Signed, _) => (value as u32 as i32).to_string(),
+        ("flags", ..) | (_, _, 8) => format!("{value:#x}"),
         _ => value.to_string(),
+    }
+}
+
+/// The field of that name.
+fn named(call: &Call, name: &str) -> Option<&'static Field> {
+    call.layout()?.field(name)
+}
+
+/// Where the field lies.
+fn bytes_of(field: &Field) -> std::ops::Range<usize> {
+    field.offset as usize..(field.offset + field.size) as usize
+}
+
+/// Writes a number into the bytes of a field.
+fn set(target: &mut [u8], value: u64) {
+    for (byte, value) in target.iter_mut().zip(value.to_le_bytes()) {
+        *byte = value;
     }
 }
 
 /// The ioctl step for that verb, if it is one.
 pub(crate) fn call(verb: &str) -> Option<&'static Call> {
-    calls::named(verb)
+    Call::by_name(verb)
 }

@@ -5,7 +5,6 @@
 //! step's answer is one line of text that stands behind the step as the kernel gave it. What cannot be the same in user space
 //! stands in `listed.txt`, with the answer that comes instead.
 
-mod calls;
 mod cases;
 pub mod command;
 mod ioctl;
