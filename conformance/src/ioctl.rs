@@ -67,7 +67,7 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
         let result = sys::ioctl(fd, request, argument);
         return returned(world, result, captures);
     }
-    let mut bytes = structure(world, call, given)?;
+    let bytes = structure(world, call, given)?;
     let scratch = Scratch::new()?;
     let mapped = match option(given, "@short") {
         Some(length) => world.value(length)?.min(bytes.len() as u64),
@@ -119,11 +119,12 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
     if let (Some(old), Some(new)) = (old, new)
         && old != new
     {
+        // Zeros at the end tell nothing.
+        let length = new.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let new = new.get(..length).unwrap_or_default();
         let words: Vec<String> = new.chunks(4).map(|word| format!("{:#x}", number(word))).collect();
         answer.push_str(&format!(" data=[{}]", words.join(" ")));
     }
-    bytes.truncate(0);
-    bytes.extend_from_slice(&after);
     if let Ok(value) = result {
         capture(world, call, &after, value, captures)?;
     }
