@@ -26,6 +26,7 @@ mod sync;
 pub mod table;
 mod user;
 mod vec;
+pub mod vfio;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
 pub use context::{Context, ObjectId, Usage};
