@@ -2,6 +2,7 @@
 //!
 //! [`File`]s stand for open nodes; whoever intercepts the program's calls (the preload library, a test) hands them on.
 
+pub mod devices;
 mod file;
 
 pub use file::{Caller, Descriptors, File, FileOperations, MmapRequest};

@@ -1,0 +1,3 @@
+//! The rules of VFIO devices, as bytes in, bytes out and error numbers.
+
+pub mod pci;
