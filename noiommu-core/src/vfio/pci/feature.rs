@@ -107,8 +107,8 @@ impl<B: Backend> PciDevice<B> {
     }
 
     fn dma_buf(&self, request: &Request<'_>, export: &dyn Export) -> Result<i64, Errno> {
-        /// As many as fit the largest allocation of the kernel, 4 MiB.
-        const MOST: u32 = (4 << 20) / 16;
+        /// As many of 16 bytes as fit the largest allocation of the kernel, 4 MiB.
+        const MOST: u32 = (4 << 20) >> 4;
         if !request.check(VFIO_DEVICE_FEATURE_GET, 16)? {
             return Ok(0);
         }

@@ -73,7 +73,7 @@ impl<B: Backend> PciDevice<B> {
             .iter()
             .take(6)
             .zip((BARS..).step_by(4))
-            .any(|(&bar, at)| bar != 0 && self.backend.config_read(at, 4).map_or(true, |now| now != bar))
+            .any(|(&bar, at)| bar != 0 && self.backend.config_read(at, 4) != Ok(bar))
     }
 
     /// Writes the BARs that the system assigned. Errors are those of a device that is gone, which the next access tells.
