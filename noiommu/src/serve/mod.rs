@@ -3,5 +3,9 @@
 //! [`File`]s stand for open nodes; whoever intercepts the program's calls (the preload library, a test) hands them on.
 
 mod file;
+mod node;
+mod settings;
 
 pub use file::{Caller, Descriptors, File, FileOperations, MmapRequest};
+pub use node::{Node, NodeKind};
+pub use settings::{Provider, Settings, VARIABLE};
