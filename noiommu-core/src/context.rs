@@ -146,10 +146,20 @@ impl<P: Platform> Context<P> {
         caller: Caller,
         request: MapRequest<P::Backing>,
     ) -> Result<Iova, P::Error> {
-        let MapRequest { backing, address, length, access, place } = request;
-        if !access.read && !access.write {
+        if !request.access.read && !request.access.write {
             return Err(Errno::EINVAL.into());
         }
+        self.map_with(ioas, caller, request)
+    }
+
+    /// The same, with any access.
+    pub(crate) fn map_with(
+        &mut self,
+        ioas: ObjectId,
+        caller: Caller,
+        request: MapRequest<P::Backing>,
+    ) -> Result<Iova, P::Error> {
+        let MapRequest { backing, address, length, access, place } = request;
         self.ioas(ioas)?;
         address.checked_add(length).ok_or(Errno::EOVERFLOW)?;
         if length == 0 || length > u64::MAX.wrapping_sub(GRANULE) {
@@ -202,8 +212,19 @@ impl<P: Platform> Context<P> {
     /// ENOENT: no such IOAS, no area in the range (the whole space may be empty), or an area that lies only partly in the
     /// range; the areas below that one are unmapped by then.
     pub fn unmap(&mut self, ioas: ObjectId, range: IovaRange) -> Result<u64, Errno> {
+        let (bytes, outcome) = self.unmap_counting(ioas, range)?;
+        outcome?;
+        if bytes > 0 || range == IovaRange::ALL { Ok(bytes) } else { Err(Errno::ENOENT) }
+    }
+
+    /// The same, which tells the bytes in any case; a range without areas is fine.
+    pub(crate) fn unmap_counting(
+        &mut self,
+        ioas: ObjectId,
+        range: IovaRange,
+    ) -> Result<(u64, Result<(), Errno>), Errno> {
         let (ioas, store) = self.ioas_and_store(ioas)?;
-        ioas.unmap(store, range)
+        Ok(ioas.unmap(store, range))
     }
 
     /// Makes `last` the end of an area, if one goes on behind it: what unmapping in the middle begins with

@@ -171,26 +171,24 @@ impl<P: Platform> Ioas<P> {
         Ok(())
     }
 
-    /// Unmaps the whole areas in `range`, from the lowest on; answers the bytes. An area that only partly lies in the
-    /// range ends it with ENOENT, and so does a range without any area, unless it is the whole space.
-    pub(crate) fn unmap(&mut self, store: &mut Store<P>, range: IovaRange) -> Result<u64, Errno> {
+    /// Unmaps the whole areas in `range`, from the lowest on; answers the bytes, and ENOENT where an area that only partly
+    /// lies in the range has ended it.
+    pub(crate) fn unmap(&mut self, store: &mut Store<P>, range: IovaRange) -> (u64, Result<(), Errno>) {
         let mut bytes = 0u64;
-        let mut found = range == IovaRange::ALL;
         let mut from = Some(range.first());
         while let Some(area) = from.and_then(|from| self.space.at_or_after(from)) {
             if !range.overlaps(area.range) {
                 break;
             }
             if !range.covers(area.range) {
-                return Err(Errno::ENOENT);
+                return (bytes, Err(Errno::ENOENT));
             }
             self.remove(store, area.range, area.value);
-            found = true;
             // Areas that fill the space add up to 2^64 bytes, which the uAPI answers as 0.
             bytes = bytes.wrapping_add(area.range.length().unwrap_or(0));
             from = area.range.last().checked_add(1);
         }
-        if found { Ok(bytes) } else { Err(Errno::ENOENT) }
+        (bytes, Ok(()))
     }
 
     /// The slices of memory behind a range without holes.

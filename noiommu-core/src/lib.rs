@@ -19,6 +19,7 @@ mod context;
 mod errno;
 mod ids;
 mod ioas;
+pub mod ioctl;
 mod pages;
 pub mod platform;
 mod slab;
@@ -27,6 +28,7 @@ mod sync;
 pub mod table;
 mod user;
 mod vec;
+pub mod vfio;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
 pub use context::{Context, CopyRequest, MapRequest, ObjectId, ObjectKind, Usage};

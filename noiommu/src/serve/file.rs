@@ -21,6 +21,9 @@ pub trait Descriptors {
     /// # Errors
     /// EMFILE and ENFILE as any open; ENOMEM.
     fn install(&self, file: File) -> Result<i32, Errno>;
+
+    /// Takes back a descriptor that [`Descriptors::install`] gave and that the caller has not been told of.
+    fn remove(&self, descriptor: i32);
 }
 
 /// Who calls: the memory and the descriptors that arguments name.

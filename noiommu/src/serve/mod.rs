@@ -2,7 +2,15 @@
 //!
 //! [`File`]s stand for open nodes; whoever intercepts the program's calls (the preload library, a test) hands them on.
 
+mod cdev;
+mod container;
+mod device;
+pub mod devices;
+mod fault_queue;
 mod file;
+mod group;
+mod iommufd;
+mod memory;
 mod node;
 mod settings;
 
