@@ -14,6 +14,6 @@ mod memory;
 mod node;
 mod settings;
 
-pub use file::{Caller, Descriptors, File, FileOperations, MmapRequest};
+pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest};
 pub use node::{Node, NodeKind};
 pub use settings::{Provider, Settings, VARIABLE};

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use libc::{iovec, off_t, size_t, ssize_t};
 use noiommu::Errno;
-use noiommu::serve::{Caller, File};
+use noiommu::serve::{Caller, File, FileKind};
 use noiommu_core::UserMemory as _;
 
 use super::{Program, cancellable, descriptor, interpose, kernel, library};
@@ -292,13 +292,20 @@ fn moved_pieces(
     returned(moved.map(|bytes| bytes as c_long)) as ssize_t
 }
 
-/// Where it begins.
+/// Where it begins, once the file can be read or written at all.
 fn start(kept: &Kept, way: Way, offset: Option<off_t>) -> Result<u64, Errno> {
     let begin = match offset {
         Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
         None => kept.position.load(Ordering::Relaxed),
     };
-    if way.is_open(kept.access) { Ok(begin) } else { Err(Errno::EBADF) }
+    let kind = kept.file().map_or(FileKind::Calls, |file| file.kind());
+    if kind == FileKind::Queue && offset.is_some() {
+        return Err(errno(libc::ESPIPE));
+    }
+    if !way.is_open(kept.access) {
+        return Err(Errno::EBADF);
+    }
+    if kind == FileKind::Calls { Err(Errno::EINVAL) } else { Ok(begin) }
 }
 
 /// Piece after piece, until one is not moved whole. `stands`: the file remembers where it went to.

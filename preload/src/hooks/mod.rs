@@ -16,9 +16,9 @@ mod signal;
 use std::ffi::c_int;
 
 use noiommu::Errno;
-use noiommu::serve::{Descriptors, File};
+use noiommu::serve::{Descriptors, File, FileKind};
 
-use crate::raw::{result, system};
+use crate::raw::{self, result, system};
 use crate::table::{self, Open};
 use crate::{gate, maps};
 
@@ -89,8 +89,20 @@ impl Descriptors for Program {
     }
 
     fn install(&self, file: File) -> Result<i32, Errno> {
-        let fd = open::placeholder(libc::O_RDWR, 0)?;
+        let fd = match file.kind() {
+            FileKind::Queue => open::queue_placeholder()?,
+            FileKind::Calls | FileKind::Bytes => open::placeholder(libc::O_RDWR, 0)?,
+        };
         open::note(fd, table::describe(Open::File(file, None), libc::O_RDWR), true)
+    }
+
+    fn remove(&self, descriptor: i32) {
+        // The note goes first: once the kernel has closed it, the number may be another file's.
+        drop(table::change(|change| {
+            let file = change.clear(descriptor);
+            raw::close(descriptor);
+            file
+        }));
     }
 }
 

@@ -194,6 +194,13 @@ pub(crate) fn placeholder(flags: c_int, mode: mode_t) -> Result<c_int, Errno> {
     open_kernel(c"/dev/null", flags, mode)
 }
 
+/// The same for a queue: `poll` finds it ready to be written, and with nothing to read.
+pub(crate) fn queue_placeholder() -> Result<c_int, Errno> {
+    // SAFETY: numbers only.
+    let fd = result(unsafe { system!(SYS_eventfd2, 0, libc::EFD_CLOEXEC) })?;
+    Ok(fd as c_int)
+}
+
 fn open_kernel(path: &CStr, flags: c_int, mode: mode_t) -> Result<c_int, Errno> {
     let flags = flags | libc::O_CLOEXEC | libc::O_NOCTTY;
     // SAFETY: a string that ends with a NUL.
