@@ -11,7 +11,7 @@ use noiommu_uapi::vfio::device::{
 };
 
 use super::device::{Device, View, World};
-use super::file::{Caller, FileOperations, MmapRequest};
+use super::file::{Caller, FileKind, FileOperations, MmapRequest};
 use super::iommufd::{Iommufd, IommufdFile};
 
 /// An open device node.
@@ -116,6 +116,10 @@ impl FileOperations for CdevFile {
             VFIO_DEVICE_DETACH_IOMMUFD_PT => self.detach(caller, argument).map(|()| 0),
             _ => self.device.served.ioctl(self.view(caller).session(), request, argument),
         }
+    }
+
+    fn kind(&self) -> FileKind {
+        FileKind::Bytes
     }
 
     fn read(&self, caller: Caller<'_>, address: u64, length: u64, offset: u64) -> Result<u64, Errno> {

@@ -11,7 +11,7 @@ use noiommu_uapi::vfio::group::*;
 
 use super::container::{Container, ContainerFile};
 use super::device::{Device, View, World};
-use super::file::{Caller, File, FileOperations, MmapRequest};
+use super::file::{Caller, File, FileKind, FileOperations, MmapRequest};
 use super::iommufd::{Iommufd, IommufdFile};
 
 /// The group of a device, or none: a device without one goes through its whole life all the same.
@@ -226,6 +226,10 @@ impl FileOperations for GroupDeviceFile {
             return Err(Errno::EINVAL);
         }
         self.device.served.ioctl(self.view(caller).session(), request, argument)
+    }
+
+    fn kind(&self) -> FileKind {
+        FileKind::Bytes
     }
 
     fn read(&self, caller: Caller<'_>, address: u64, length: u64, offset: u64) -> Result<u64, Errno> {
