@@ -4,8 +4,12 @@
 //! ([`crate::vfio::config`]). None is no special case for who deals with the device: there is nothing to open, so nothing is
 //! excluded, and the steps of its life do nothing.
 
+mod arguments;
+
 use super::config::GroupNode;
 use crate::Errno;
+
+pub use arguments::{Text, descriptor, get_status, names, text};
 
 /// A group with one device in it.
 #[derive(Debug)]
