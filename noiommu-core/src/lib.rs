@@ -28,6 +28,7 @@ mod sync;
 pub mod table;
 mod user;
 mod vec;
+pub mod vfio;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
 pub use context::{Context, CopyRequest, MapRequest, ObjectId, ObjectKind, Usage};

@@ -4,7 +4,7 @@
 //! done by then is what the kernel has done by then. The order was learned by asking Linux 7.3, and is held to its recorded
 //! answers.
 
-mod argument;
+pub(crate) mod argument;
 mod compat;
 mod hardware;
 mod ioas;
