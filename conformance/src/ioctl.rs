@@ -67,7 +67,7 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
         let result = sys::ioctl(fd, request, argument);
         return returned(world, result, captures);
     }
-    let mut bytes = structure(world, call, given)?;
+    let bytes = structure(world, call, given)?;
     let scratch = Scratch::new()?;
     let mapped = match option(given, "@short") {
         Some(length) => world.value(length)?.min(bytes.len() as u64),
@@ -119,11 +119,12 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
     if let (Some(old), Some(new)) = (old, new)
         && old != new
     {
+        // Zeros at the end tell nothing.
+        let length = new.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let new = new.get(..length).unwrap_or_default();
         let words: Vec<String> = new.chunks(4).map(|word| format!("{:#x}", number(word))).collect();
         answer.push_str(&format!(" data=[{}]", words.join(" ")));
     }
-    bytes.truncate(0);
-    bytes.extend_from_slice(&after);
     if let Ok(value) = result {
         capture(world, call, &after, value, captures)?;
     }
@@ -183,7 +184,13 @@ fn structure(world: &World<'_>, call: &Call, given: &[String]) -> Result<Vec<u8>
 
 /// The argument of a call without a structure: a number, `int:N` (a pointer to it), or a string in quotes.
 fn plain_argument(world: &World<'_>, scratch: &Scratch, given: &[String]) -> Result<u64, Mistake> {
-    let Some(word) = given.iter().find(|word| !word.starts_with("@request=")) else { return Ok(0) };
+    match option(given, "@arg") {
+        Some("null") => return Ok(0),
+        Some("bad") => return Ok(scratch.end),
+        Some(expression) => return world.value(expression),
+        None => {}
+    }
+    let Some(word) = given.iter().find(|word| !word.starts_with('@')) else { return Ok(0) };
     if let Some(text) = word.strip_prefix('"') {
         let text = text.trim_end_matches('"');
         // `{edu}` is that device's PCI address.
@@ -204,12 +211,7 @@ fn plain_argument(world: &World<'_>, scratch: &Scratch, given: &[String]) -> Res
         sys::store(at, 4, world.value(value)?);
         return Ok(at);
     }
-    match option(given, "@arg") {
-        Some("null") => Ok(0),
-        Some("bad") => Ok(scratch.end),
-        Some(expression) => world.value(expression),
-        None => world.value(word),
-    }
+    world.value(word)
 }
 
 /// Runs `ioctl fd NUMBER [ARGUMENT]`: any number, any argument.

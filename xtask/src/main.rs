@@ -26,6 +26,8 @@ enum Task {
     /// Run our programs in an emulated machine, with the host as witness
     #[command(subcommand)]
     Vm(Guest),
+    /// Record what the reference kernel answers to the conformance cases, into the tree
+    Golden(vm::Options),
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -44,6 +46,8 @@ enum Guest {
     StockIommu(vm::Stock),
     /// A C program that knows the uAPI only, and an NVMe controller
     NvmeIdentify(vm::OnKernel),
+    /// All conformance cases, answered by a kernel or through the preload library
+    Conformance(vm::Conformance),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +67,8 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
         Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
+        Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
+        Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }
 }

@@ -9,7 +9,7 @@ use noiommu_core::{Errno, ObjectId};
 use noiommu_uapi::iommufd::{IommuHwptPageResponse, IommuHwptPgfault};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::file::{Caller, FileOperations};
+use super::file::{Caller, FileKind, FileOperations};
 use super::iommufd::Iommufd;
 
 /// An open fault queue.
@@ -34,6 +34,10 @@ impl FaultQueueFile {
 impl FileOperations for FaultQueueFile {
     fn ioctl(&self, _: Caller<'_>, _: u32, _: u64) -> Result<i64, Errno> {
         Err(Errno::ENOTTY)
+    }
+
+    fn kind(&self) -> FileKind {
+        FileKind::Queue
     }
 
     fn read(&self, _: Caller<'_>, _: u64, length: u64, offset: u64) -> Result<u64, Errno> {

@@ -11,5 +11,9 @@ mod file;
 mod group;
 mod iommufd;
 mod memory;
+mod node;
+mod settings;
 
-pub use file::{Caller, Descriptors, File, FileOperations, MmapRequest};
+pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest};
+pub use node::{Node, NodeKind};
+pub use settings::{Provider, Settings, VARIABLE};

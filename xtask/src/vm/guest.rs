@@ -45,7 +45,7 @@ const CONSOLE: &str = "console.log";
 const DRIVE: u64 = 16 << 20;
 
 /// How a guest is run.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub(crate) struct Options {
     /// Seconds until a guest that has not ended is killed
     #[arg(long, default_value_t = TIMEOUT)]

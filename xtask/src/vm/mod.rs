@@ -5,6 +5,7 @@
 //! looks into its memory through [`qmp`].
 
 mod apt;
+mod conformance;
 mod guest;
 mod initramfs;
 mod kconfig;
@@ -19,6 +20,8 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::conformance::{Options as Conformance, conformance, golden};
+pub(crate) use self::guest::Options;
 use self::guest::Scenario;
 use self::kernel::Kernel;
 use self::pack::Tree;
@@ -36,7 +39,7 @@ pub(crate) struct Stock {
     suite: Option<String>,
 
     #[command(flatten)]
-    run: guest::Options,
+    run: Options,
 }
 
 impl Stock {
@@ -59,8 +62,20 @@ pub(crate) struct OnKernel {
 
 impl OnKernel {
     /// The defaults, with this kernel.
-    pub(crate) fn of(kernel: Choice) -> Self {
-        Self { kernel, stock: Stock::default() }
+    fn of(kernel: Choice) -> Self {
+        Self::with(kernel, Options::default())
+    }
+
+    fn with(kernel: Choice, run: Options) -> Self {
+        Self { kernel, stock: Stock { suite: None, run } }
+    }
+
+    fn kernel(&self) -> Choice {
+        self.kernel
+    }
+
+    fn run(&self) -> &Options {
+        &self.stock.run
     }
 
     fn get(&self, project: &Project) -> Result<Kernel> {
@@ -105,6 +120,12 @@ impl ValueEnum for Choice {
 /// An edu device with the whole 48-bit range of addresses; its default is 28 bits.
 const EDU: &str = "edu,dma_mask=0xffffffffffff";
 
+/// An NVMe controller with the drive `nvme`.
+const NVME: &str = "nvme,drive=nvme,serial=noiommu-nvme";
+
+/// Turns VFIO's no-IOMMU mode on from the start. Kernels without VFIO ignore it.
+const UNSAFE_NOIOMMU: &str = "vfio.enable_unsafe_noiommu_mode=1";
+
 /// The programs of the scenarios on stock kernels: package and binary.
 const STOCK_PROGRAMS: [(&str, &str); 2] = [("noiommu-guest", "noiommu-guest"), ("noiommu-cli", "noiommu")];
 
@@ -141,16 +162,13 @@ fn on_stock_kernel(
     Ok(())
 }
 
-/// Turns VFIO's no-IOMMU mode on from the start. Kernels without VFIO ignore it.
-const UNSAFE_NOIOMMU: &str = "vfio.enable_unsafe_noiommu_mode=1";
-
 /// A C program that knows the uAPI only asks an NVMe controller who it is, by DMA.
 pub(crate) fn nvme_identify(project: &Project, options: &OnKernel) -> Result<()> {
     let kernel = options.get(project)?;
     let scenario = Scenario {
         name: "nvme-identify",
         arguments: Vec::new(),
-        devices: &["nvme,drive=nvme,serial=noiommu-nvme"],
+        devices: &[NVME],
         drives: &["nvme"],
         nets: &[],
         append: &[UNSAFE_NOIOMMU],
@@ -158,6 +176,6 @@ pub(crate) fn nvme_identify(project: &Project, options: &OnKernel) -> Result<()>
     };
     let mut files = Tree::default();
     files.add_programs(&[pack::compile_c(project, "nvme_identify")?])?;
-    guest::run(project, &scenario, &kernel, files, &options.stock.run)?;
+    guest::run(project, &scenario, &kernel, files, options.run())?;
     Ok(())
 }

@@ -42,10 +42,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Adds a shared object to `lib`, for programs to be run with, and answers its path in the guest.
-    pub(super) fn add_library(&mut self, library: &Path) -> Result<()> {
-        self.add(format!("lib/{}", name(library)), 0o755, library)?;
-        self.add_needed(library)
+    /// Adds shared objects to `lib`, for programs to be run with, and what they load in turn.
+    pub(super) fn add_libraries(&mut self, libraries: &[PathBuf]) -> Result<()> {
+        for library in libraries {
+            self.add(format!("lib/{}", name(library)), 0o755, library)?;
+            self.add_needed(library)?;
+        }
+        Ok(())
     }
 
     fn add_needed(&mut self, binary: &Path) -> Result<()> {
@@ -105,6 +108,19 @@ pub(super) fn build_static(project: &Project, programs: &[(&str, &str)]) -> Resu
     work.finish();
     let built = target.join(GUEST_TARGET).join("release");
     Ok(programs.iter().map(|(_, binary)| built.join(binary)).collect())
+}
+
+/// Builds programs or shared objects (package and file) like those that people get, and answers where they are.
+pub(super) fn build(project: &Project, files: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+    let work = Work::start("building what the guest shall run");
+    let mut cargo = project.cargo();
+    cargo.args(["build", "--release"]);
+    for (package, _) in files {
+        cargo.args(["--package", package]);
+    }
+    command::output(&mut cargo)?;
+    work.finish();
+    Ok(files.iter().map(|(_, file)| project.target.join("release").join(file)).collect())
 }
 
 /// Compiles `tests/c/NAME.c`, linked dynamically, and answers where the program is.
