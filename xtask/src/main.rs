@@ -72,3 +72,14 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Test(options) => steps::run(&project, options),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    /// What clap checks only when a command is used: names that occur twice, and the like.
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -26,7 +26,7 @@ const MOST_TOLD: usize = 10;
 
 /// What to ask, of whom.
 #[derive(Args, Debug)]
-pub(crate) struct Options {
+pub(crate) struct Conformance {
     #[command(flatten)]
     on: OnKernel,
 
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     preload: bool,
 }
 
-impl Options {
+impl Conformance {
     /// The defaults, with this kernel, natively or through the preload library.
     pub(crate) fn of(kernel: Choice, preload: bool) -> Self {
         Self { on: OnKernel::of(kernel), preload }
@@ -43,7 +43,7 @@ impl Options {
 }
 
 /// Runs all cases; an error when an answer differs, or when a case could not run that this kernel can run.
-pub(crate) fn conformance(project: &Project, options: &Options) -> Result<()> {
+pub(crate) fn conformance(project: &Project, options: &Conformance) -> Result<()> {
     let mut arguments = vec!["run"];
     if options.preload {
         arguments.push("preload");

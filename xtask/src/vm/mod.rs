@@ -20,7 +20,7 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-pub(crate) use self::conformance::{Options as Conformance, conformance, golden};
+pub(crate) use self::conformance::{Conformance, conformance, golden};
 pub(crate) use self::guest::Options;
 use self::guest::Scenario;
 use self::kernel::Kernel;
