@@ -93,8 +93,13 @@ impl Command {
 }
 
 impl Choice {
-    fn library(&self) -> Result<Library, String> {
-        self.cases.as_ref().map_or_else(Library::embedded, |directory| Library::from_directory(directory))
+    /// All cases, or those of the section that a case is in.
+    fn library(&self, identity: Option<&str>) -> Result<Library, String> {
+        let section = identity.and_then(|identity| Some(identity.split_once('/')?.0));
+        match &self.cases {
+            None => Library::embedded(section),
+            Some(directory) => Library::from_directory(directory, section),
+        }
     }
 
     fn wants(&self, section: &str, identity: &str) -> bool {
@@ -103,7 +108,7 @@ impl Choice {
     }
 
     fn list(&self) -> Result<ExitCode, String> {
-        let library = self.library()?;
+        let library = self.library(None)?;
         let mut out = std::io::stdout().lock();
         for source in &library.sources {
             for case in &source.cases {
@@ -119,9 +124,10 @@ impl Choice {
 
 impl Run {
     fn execute(&self) -> Result<ExitCode, String> {
-        let library = self.choice.library()?;
-        let roles = Roles::find(&self.devices);
-        if let Some(executed) = process::executed() {
+        let executed = process::executed();
+        let library = self.choice.library(executed.as_ref().map(|executed| executed.identity.as_str()))?;
+        let roles = Roles::find_apart(&self.devices)?;
+        if let Some(executed) = executed {
             std::process::exit(runner::go_on(&library, &roles, executed));
         }
         let listed = match &self.listed {
