@@ -2,7 +2,9 @@
 //! device's own config space following the recorded one, and every answer has to be the same.
 
 mod machine;
+mod random;
 mod recording;
+mod rules;
 
 use std::cell::RefCell;
 use std::rc::Rc;

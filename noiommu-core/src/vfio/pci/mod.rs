@@ -22,6 +22,7 @@ use noiommu_uapi::vfio::pci::*;
 pub use self::backend::{Backend, Messages, Resource, Space};
 use self::config::{
     BARS, CAPABILITY_MSIX, COMMAND, COMMAND_LINE_MASKED, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, ROM,
+    read_register,
 };
 use self::interrupts::Active;
 use self::ioeventfd::Order;
@@ -123,9 +124,9 @@ impl<B: Backend> PciDevice<B> {
             *bar = backend.config_read(at, 4)?;
         }
         let msix_table = match config.find(CAPABILITY_MSIX) {
-            Some(start) if backend.has_messages(Messages::Msix) => {
-                let flags = backend.config_read(start.wrapping_add(2), 2)?;
-                let place = backend.config_read(start.wrapping_add(4), 4)?;
+            Some(start) if start & 3 == 0 && backend.has_messages(Messages::Msix) => {
+                let flags = read_register(&backend, start.wrapping_add(2), 2)?;
+                let place = read_register(&backend, start.wrapping_add(4), 4)?;
                 let vectors = u64::from(flags & 0x7ff).wrapping_add(1);
                 let offset = u64::from(place & !7);
                 Some(VectorTable { bar: (place & 7) as u8, offset, size: vectors.wrapping_mul(16) })
