@@ -5,6 +5,8 @@
 #![no_std]
 #![no_main]
 
+mod vfio;
+
 use core::alloc::{GlobalAlloc, Layout};
 use core::hint::black_box;
 use core::ops::Deref;
@@ -198,6 +200,7 @@ extern "C" fn main() -> i32 {
     };
     tables(table);
     contexts(table);
+    vfio::devices();
     numbers();
     0
 }
