@@ -1,14 +1,46 @@
 //! What one open of /dev/iommu is: objects in one id namespace, and the operations on them.
 
 use crate::ids::Ids;
-use crate::ioas::{Ioas, MapRequest};
+use crate::ioas::{GRANULE, Ioas, Place};
+use crate::pages::{Slice, Store};
 use crate::platform::{Caller, Platform};
-use crate::{Errno, Iova, IovaRange, PhysAddr};
+use crate::table::format::Access;
+use crate::{Errno, Iova, IovaRange, PhysAddr, TryVec};
 
 /// The number of an object in its context, from 1; the lowest free number is used next.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct ObjectId(pub u32);
+
+/// What IOMMU_IOAS_MAP and IOMMU_IOAS_MAP_FILE ask for.
+#[derive(Debug)]
+pub struct MapRequest<B> {
+    /// The memory, from the page on that holds `address`.
+    pub backing: B,
+    /// Its user address or file offset: automatic placement keeps its alignment.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// What devices may do with it; at least one of the two.
+    pub access: Access,
+    /// Where.
+    pub place: Place,
+}
+
+/// What IOMMU_IOAS_COPY asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRequest {
+    /// The IOAS to copy from.
+    pub source: ObjectId,
+    /// The first byte there.
+    pub source_iova: Iova,
+    /// Bytes; all of them are mapped there.
+    pub length: u64,
+    /// What devices may do with the copy; at least one of the two.
+    pub access: Access,
+    /// Where the copy shall stand.
+    pub place: Place,
+}
 
 #[expect(clippy::large_enum_variant, reason = "a box could not fail; a context has few objects")]
 enum Object<P: Platform> {
@@ -18,12 +50,23 @@ enum Object<P: Platform> {
         automatic: Option<ObjectId>,
     },
     /// A page table on an IOAS that devices attach to.
-    Hwpt { ioas: ObjectId, automatic: bool, devices: u32 },
+    Hwpt { ioas: ObjectId, automatic: bool, devices: u32, faults: Option<ObjectId> },
     /// A bound device. It has no IOMMU, hence no IOMMU group: nothing to share, nothing to check against.
-    Device { attached: Option<ObjectId> },
+    Device { attached: Option<ObjectId>, through: Through },
+    /// A queue of page faults, which never come without an IOMMU.
+    FaultQueue { open: bool, hwpts: u32 },
 }
 
-/// An iommufd context: IOASes, HWPTs and bound no-IOMMU devices.
+/// Which call attached a device; the other kind cannot replace or detach it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Through {
+    /// Without a PASID.
+    Device,
+    /// With VFIO_DEVICE_ATTACH_PASID and PASID 0, which is the device itself.
+    PasidZero,
+}
+
+/// An iommufd context: IOASes, HWPTs, fault queues and bound no-IOMMU devices.
 ///
 /// Every method that fails leaves the context as it was, except that [`Context::unmap`] may have unmapped the leading
 /// whole areas of its range, as the kernel does. Not `Sync` by itself: the owner locks; readers of a table
@@ -31,13 +74,27 @@ enum Object<P: Platform> {
 pub struct Context<P: Platform> {
     platform: P,
     objects: Ids<Object<P>>,
+    store: Store<P>,
+    /// The IOAS of the VFIO container calls (IOMMU_VFIO_IOAS).
+    compat: Option<ObjectId>,
+    /// A no-IOMMU group uses this as its container.
+    no_iommu_container: bool,
+    /// IOMMU_OPTION_RLIMIT_MODE: pinned memory is charged to the process rather than to the user.
+    charges_process: bool,
 }
 
 impl<P: Platform> Context<P> {
     /// An empty context on `platform`.
     #[must_use]
     pub const fn new(platform: P) -> Self {
-        Self { platform, objects: Ids::new() }
+        Self {
+            platform,
+            objects: Ids::new(),
+            store: Store::new(),
+            compat: None,
+            no_iommu_container: false,
+            charges_process: false,
+        }
     }
 
     /// What it runs on.
@@ -50,37 +107,101 @@ impl<P: Platform> Context<P> {
     /// # Errors
     /// Want of memory.
     pub fn ioas_alloc(&mut self) -> Result<ObjectId, P::Error> {
-        let ioas = Ioas::new(&self.platform)?;
+        self.objects.reserve()?;
+        let ioas = Ioas::new(&self.platform, &mut self.store)?;
         Ok(self.add(Object::Ioas { ioas, automatic: None })?)
     }
 
     /// IOMMU_IOAS_ALLOW_IOVAS: automatic placement keeps to `ranges` from now on; none: anywhere.
     ///
     /// # Errors
-    /// ENOENT: no such IOAS; EINVAL: ranges that overlap; ENOMEM.
+    /// ENOENT: no such IOAS; EINVAL: ranges that overlap; ENOMEM; the first error among `ranges`.
     pub fn allow_iovas(
         &mut self,
         ioas: ObjectId,
-        ranges: impl Iterator<Item = IovaRange> + Clone,
+        ranges: impl Iterator<Item = Result<IovaRange, Errno>>,
     ) -> Result<(), Errno> {
         self.ioas_mut(ioas)?.allow_iovas(ranges)
+    }
+
+    /// IOMMU_IOAS_IOVA_RANGES: the alignment that IOVAs and lengths must have at present. Without an IOMMU the ranges are one:
+    /// everything.
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS.
+    pub fn iova_alignment(&self, ioas: ObjectId) -> Result<u64, Errno> {
+        self.ioas(ioas).map(Ioas::alignment)
     }
 
     /// IOMMU_IOAS_MAP, IOMMU_IOAS_MAP_FILE: maps memory and answers where. While the IOAS has a domain the memory is
     /// pinned before this returns; else nothing of it is looked at until a device attaches.
     ///
     /// # Errors
-    /// ENOENT: no such IOAS; EINVAL: no access asked for, length 0, or something misaligned while a domain exists;
-    /// EOVERFLOW: past the end of the IOVA space; EEXIST: overlaps an area; ENOSPC: no room; ENOMEM; and those of pinning.
+    /// EINVAL: no access asked for; ENOENT: no such IOAS; EOVERFLOW: the memory passes the end of the address space; EINVAL:
+    /// length 0 or something misaligned while a domain exists; EOVERFLOW: past the end of the IOVA space; EEXIST: overlaps
+    /// an area; ENOSPC: no room; ENOMEM; and those of pinning.
     pub fn map(
         &mut self,
         ioas: ObjectId,
         caller: Caller,
         request: MapRequest<P::Backing>,
     ) -> Result<Iova, P::Error> {
-        let Self { platform, objects } = self;
+        if !request.access.read && !request.access.write {
+            return Err(Errno::EINVAL.into());
+        }
+        self.map_with(ioas, caller, request)
+    }
+
+    /// The same, with any access.
+    pub(crate) fn map_with(
+        &mut self,
+        ioas: ObjectId,
+        caller: Caller,
+        request: MapRequest<P::Backing>,
+    ) -> Result<Iova, P::Error> {
+        let MapRequest { backing, address, length, access, place } = request;
+        self.ioas(ioas)?;
+        address.checked_add(length).ok_or(Errno::EOVERFLOW)?;
+        if length == 0 || length > u64::MAX.wrapping_sub(GRANULE) {
+            return Err(Errno::EINVAL.into());
+        }
+        let offset = address & (GRANULE - 1);
+        let pages = self.store.add_pages(backing, address.wrapping_sub(offset), access.write, caller)?;
+        let mapped = self.map_slices(ioas, &[Slice { pages, start: offset, length }], length, place, access);
+        self.store.release(pages);
+        mapped
+    }
+
+    /// IOMMU_IOAS_COPY: maps what another range maps, in this IOAS or another one, and answers where. The memory, its pins
+    /// and what they are charged are shared.
+    ///
+    /// # Errors
+    /// EINVAL: no access asked for, or length 0; ENOENT: no such IOAS, or a hole in the range; EPERM: writing is asked for and
+    /// the memory was mapped without; and as for [`Context::map`].
+    pub fn copy(&mut self, ioas: ObjectId, request: CopyRequest) -> Result<Iova, P::Error> {
+        let CopyRequest { source, source_iova, length, access, place } = request;
+        if !access.read && !access.write {
+            return Err(Errno::EINVAL.into());
+        }
+        let from = self.ioas(source)?;
+        let range = IovaRange::with_length(source_iova, length)?;
+        let mut slices = TryVec::new();
+        from.slices(&self.store, range, &mut |slice| slices.try_push(slice))?;
+        self.ioas(ioas)?;
+        self.map_slices(ioas, &slices, length, place, access)
+    }
+
+    fn map_slices(
+        &mut self,
+        ioas: ObjectId,
+        slices: &[Slice],
+        length: u64,
+        place: Place,
+        access: Access,
+    ) -> Result<Iova, P::Error> {
+        let Self { platform, objects, store, .. } = self;
         match objects.get_mut(ioas.0.wrapping_sub(1)) {
-            Some(Object::Ioas { ioas, .. }) => ioas.map(platform, caller, request),
+            Some(Object::Ioas { ioas, .. }) => ioas.map(platform, store, slices, length, place, access),
             _ => Err(Errno::ENOENT.into()),
         }
     }
@@ -91,7 +212,84 @@ impl<P: Platform> Context<P> {
     /// ENOENT: no such IOAS, no area in the range (the whole space may be empty), or an area that lies only partly in the
     /// range; the areas below that one are unmapped by then.
     pub fn unmap(&mut self, ioas: ObjectId, range: IovaRange) -> Result<u64, Errno> {
-        self.ioas_mut(ioas)?.unmap(range)
+        let (bytes, outcome) = self.unmap_counting(ioas, range)?;
+        outcome?;
+        if bytes > 0 || range == IovaRange::ALL { Ok(bytes) } else { Err(Errno::ENOENT) }
+    }
+
+    /// The same, which tells the bytes in any case; a range without areas is fine.
+    pub(crate) fn unmap_counting(
+        &mut self,
+        ioas: ObjectId,
+        range: IovaRange,
+    ) -> Result<(u64, Result<(), Errno>), Errno> {
+        let (ioas, store) = self.ioas_and_store(ioas)?;
+        Ok(ioas.unmap(store, range))
+    }
+
+    /// Makes `last` the end of an area, if one goes on behind it: what unmapping in the middle begins with
+    /// (VFIO_TYPE1_IOMMU, the first version).
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS; EINVAL: inside a page, or inside what may be one large leaf; ENOMEM.
+    pub fn cut(&mut self, ioas: ObjectId, last: Iova) -> Result<(), Errno> {
+        let (ioas, store) = self.ioas_and_store(ioas)?;
+        ioas.cut(store, last)
+    }
+
+    /// IOMMU_OPTION_HUGE_PAGES, the value: whether leaves larger than a page may be used.
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS.
+    pub fn large_pages(&self, ioas: ObjectId) -> Result<bool, Errno> {
+        self.ioas(ioas).map(|ioas| !ioas.small_pages())
+    }
+
+    /// IOMMU_OPTION_HUGE_PAGES: allows leaves larger than a page (as at first), or not.
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS; to disallow: EINVAL while something is mapped and a domain exists; EADDRINUSE: an area does not
+    /// consist of whole pages.
+    pub fn set_large_pages(&mut self, ioas: ObjectId, large: bool) -> Result<(), Errno> {
+        let (ioas, store) = self.ioas_and_store(ioas)?;
+        ioas.set_small_pages(store, !large)
+    }
+
+    /// IOMMU_OPTION_RLIMIT_MODE, the value: whether pinned memory is charged to the process rather than to the user.
+    #[must_use]
+    pub fn charges_process(&self) -> bool {
+        self.charges_process
+    }
+
+    /// IOMMU_OPTION_RLIMIT_MODE. The engine keeps the choice; who is charged is up to the platform.
+    ///
+    /// # Errors
+    /// EPERM: the caller lacks CAP_SYS_RESOURCE; EBUSY: the context has objects.
+    pub fn set_charges_process(&mut self, caller: Caller, process: bool) -> Result<(), Errno> {
+        if !caller.resource {
+            return Err(Errno::EPERM);
+        }
+        if !self.objects.is_empty() {
+            return Err(Errno::EBUSY);
+        }
+        self.charges_process = process;
+        Ok(())
+    }
+
+    /// IOMMU_IOAS_CHANGE_PROCESS: whether all memory mapped is that of files, which any process can go on with.
+    ///
+    /// # Errors
+    /// EINVAL: some is memory of a process.
+    pub fn change_process(&self) -> Result<(), Errno> {
+        let areas = self.objects.iter().filter_map(|object| match object {
+            Object::Ioas { ioas, .. } => Some(ioas.iter()),
+            _ => None,
+        });
+        let mut backings = areas.flatten().filter_map(|(_, number)| {
+            let area = self.store.area(number)?;
+            self.store.backing(area.slice.pages)
+        });
+        if backings.all(|backing| self.platform.is_file(backing)) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     /// VFIO_DEVICE_BIND_IOMMUFD's part here: a device without an IOMMU becomes an object of this context.
@@ -99,7 +297,7 @@ impl<P: Platform> Context<P> {
     /// # Errors
     /// ENOMEM.
     pub fn bind(&mut self) -> Result<ObjectId, Errno> {
-        self.add(Object::Device { attached: None })
+        self.add(Object::Device { attached: None, through: Through::Device })
     }
 
     /// The end of a binding: the device is detached and its object gone.
@@ -107,38 +305,81 @@ impl<P: Platform> Context<P> {
     /// # Errors
     /// ENOENT: no such device.
     pub fn unbind(&mut self, device: ObjectId) -> Result<(), Errno> {
-        self.detach(device)?;
+        let (_, through) = self.attached(device)?;
+        self.detach_through(device, through)?;
         self.objects.remove(device.0.wrapping_sub(1));
         Ok(())
     }
 
-    /// IOMMU_HWPT_ALLOC with flags 0: a page table of its own on an IOAS, which keeps its memory pinned with no device
-    /// attached.
+    /// IOMMU_HWPT_ALLOC with flags 0, or with a fault queue: a page table of its own on an IOAS, which keeps its memory pinned
+    /// with no device attached.
     ///
     /// # Errors
-    /// ENOENT: no such device; EINVAL: `ioas` is no IOAS; ENOMEM; and those of pinning.
-    pub fn hwpt_alloc(&mut self, device: ObjectId, ioas: ObjectId) -> Result<ObjectId, P::Error> {
+    /// ENOENT: no such device; EINVAL: `ioas` is no IOAS; ENOMEM; those of pinning; ENOENT: no such fault queue.
+    pub fn hwpt_alloc(
+        &mut self,
+        device: ObjectId,
+        ioas: ObjectId,
+        faults: Option<ObjectId>,
+    ) -> Result<ObjectId, P::Error> {
         self.attached(device)?;
-        if !matches!(self.object(ioas), Some(Object::Ioas { .. })) {
+        if !self.is_ioas(ioas) {
             return Err(Errno::EINVAL.into());
         }
-        self.new_hwpt(ioas, false)
+        let hwpt = self.new_hwpt(ioas, false)?;
+        let Some(queue) = faults else { return Ok(hwpt) };
+        let Some(Object::FaultQueue { hwpts, .. }) = self.object_mut(queue) else {
+            self.drop_hwpt(hwpt);
+            return Err(Errno::ENOENT.into());
+        };
+        *hwpts = hwpts.saturating_add(1);
+        if let Some(Object::Hwpt { faults, .. }) = self.object_mut(hwpt) {
+            *faults = Some(queue);
+        }
+        Ok(hwpt)
     }
 
     /// VFIO_DEVICE_ATTACH_IOMMUFD_PT: attaches a bound device to an IOAS (through its automatic HWPT, made when the first
     /// device attaches) or to an HWPT, in place of what it was attached to. Answers the HWPT.
     ///
     /// # Errors
-    /// ENOENT: no such device or no such object to attach to; EINVAL: that is a device; EADDRINUSE: an area is not
-    /// aligned to 4 KiB; ENOMEM; and those of pinning.
+    /// ENOENT: no such device or no such object to attach to; EINVAL: that is something else; EBUSY: attached by PASID;
+    /// EADDRINUSE: an area does not consist of whole pages; ENOMEM; and those of pinning.
     pub fn attach(&mut self, device: ObjectId, to: ObjectId) -> Result<ObjectId, P::Error> {
-        let before = self.attached(device)?;
+        self.attach_through(device, to, Through::Device)
+    }
+
+    /// The same with VFIO_DEVICE_ATTACH_PASID. Only PASID 0, which stands for the device itself, can be had without an IOMMU.
+    ///
+    /// # Errors
+    /// As for [`Context::attach`]; ENOSPC: a PASID above 2^31 - 1; EINVAL: another one than 0; EBUSY: attached without PASID.
+    pub fn attach_pasid(&mut self, device: ObjectId, to: ObjectId, pasid: u32) -> Result<ObjectId, P::Error> {
+        self.attached(device)?;
+        if i32::try_from(pasid).is_err() {
+            return Err(Errno::ENOSPC.into());
+        }
+        if pasid != 0 {
+            self.can_attach_to(to)?;
+            return Err(Errno::EINVAL.into());
+        }
+        self.attach_through(device, to, Through::PasidZero)
+    }
+
+    fn attach_through(
+        &mut self,
+        device: ObjectId,
+        to: ObjectId,
+        through: Through,
+    ) -> Result<ObjectId, P::Error> {
+        let (before, owner) = self.attached(device)?;
+        self.can_attach_to(to)?;
+        if before.is_some() && owner != through {
+            return Err(Errno::EBUSY.into());
+        }
         let hwpt = match self.object(to) {
-            None => return Err(Errno::ENOENT.into()),
-            Some(Object::Device { .. }) => return Err(Errno::EINVAL.into()),
-            Some(Object::Hwpt { .. }) => to,
             Some(Object::Ioas { automatic: Some(hwpt), .. }) => *hwpt,
             Some(Object::Ioas { automatic: None, .. }) => self.new_hwpt(to, true)?,
+            _ => to,
         };
         if before == Some(hwpt) {
             return Ok(hwpt);
@@ -146,8 +387,8 @@ impl<P: Platform> Context<P> {
         if let Some(Object::Hwpt { devices, .. }) = self.object_mut(hwpt) {
             *devices = devices.saturating_add(1);
         }
-        if let Some(Object::Device { attached }) = self.object_mut(device) {
-            *attached = Some(hwpt);
+        if let Some(device) = self.object_mut(device) {
+            *device = Object::Device { attached: Some(hwpt), through };
         }
         if let Some(before) = before {
             self.leave(before);
@@ -155,39 +396,84 @@ impl<P: Platform> Context<P> {
         Ok(hwpt)
     }
 
-    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: detaches a bound device; one that is not attached may be detached too.
+    /// ENOENT: no such object; EINVAL: neither IOAS nor HWPT.
+    fn can_attach_to(&self, to: ObjectId) -> Result<(), Errno> {
+        match self.object(to).ok_or(Errno::ENOENT)? {
+            Object::Ioas { .. } | Object::Hwpt { .. } => Ok(()),
+            Object::Device { .. } | Object::FaultQueue { .. } => Err(Errno::EINVAL),
+        }
+    }
+
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: detaches a bound device; one that is not attached, or attached by PASID, may be detached
+    /// too, which does nothing.
     ///
     /// # Errors
     /// ENOENT: no such device.
     pub fn detach(&mut self, device: ObjectId) -> Result<(), Errno> {
-        if let Some(hwpt) = self.attached(device)? {
-            if let Some(Object::Device { attached }) = self.object_mut(device) {
-                *attached = None;
+        self.detach_through(device, Through::Device)
+    }
+
+    /// The same with VFIO_DEVICE_DETACH_PASID: undoes [`Context::attach_pasid`] alone.
+    ///
+    /// # Errors
+    /// ENOENT: no such device.
+    pub fn detach_pasid(&mut self, device: ObjectId, pasid: u32) -> Result<(), Errno> {
+        self.attached(device)?;
+        if pasid == 0 { self.detach_through(device, Through::PasidZero) } else { Ok(()) }
+    }
+
+    fn detach_through(&mut self, device: ObjectId, through: Through) -> Result<(), Errno> {
+        if let (Some(hwpt), owner) = self.attached(device)?
+            && owner == through
+        {
+            if let Some(device) = self.object_mut(device) {
+                *device = Object::Device { attached: None, through };
             }
             self.leave(hwpt);
         }
         Ok(())
     }
 
-    /// IOMMU_DESTROY: an IOAS with all its areas, or an HWPT.
+    /// IOMMU_FAULT_QUEUE_ALLOC: a queue of page faults. None ever comes: a device without an IOMMU has no page faults.
     ///
     /// # Errors
-    /// ENOENT: no such object; EBUSY: a bound device, an IOAS with an HWPT, an HWPT with a device.
+    /// ENOMEM.
+    pub fn fault_queue_alloc(&mut self) -> Result<ObjectId, Errno> {
+        self.add(Object::FaultQueue { open: true, hwpts: 0 })
+    }
+
+    /// The file of a fault queue is closed; the queue can be destroyed from now on.
+    pub fn fault_queue_closed(&mut self, queue: ObjectId) {
+        if let Some(Object::FaultQueue { open, .. }) = self.object_mut(queue) {
+            *open = false;
+        }
+    }
+
+    /// IOMMU_DESTROY: an IOAS with all its areas, an HWPT, or a fault queue.
+    ///
+    /// # Errors
+    /// ENOENT: no such object; EBUSY: a bound device, an IOAS with an HWPT, an HWPT with a device, a fault queue that is open
+    /// or that an HWPT uses.
     pub fn destroy(&mut self, id: ObjectId) -> Result<(), Errno> {
-        match self.object_mut(id).ok_or(Errno::ENOENT)? {
-            Object::Device { .. } => Err(Errno::EBUSY),
-            Object::Ioas { ioas, .. } if ioas.domains() > 0 => Err(Errno::EBUSY),
-            Object::Ioas { ioas, .. } => {
-                let _ = ioas.unmap(IovaRange::ALL);
-                self.objects.remove(id.0.wrapping_sub(1));
-                Ok(())
-            }
-            Object::Hwpt { devices: 1.., .. } => Err(Errno::EBUSY),
+        let Self { objects, store, .. } = self;
+        match objects.get_mut(id.0.wrapping_sub(1)).ok_or(Errno::ENOENT)? {
+            Object::Device { .. }
+            | Object::Hwpt { devices: 1.., .. }
+            | Object::FaultQueue { open: true, .. }
+            | Object::FaultQueue { hwpts: 1.., .. } => return Err(Errno::EBUSY),
+            Object::Ioas { ioas, .. } if ioas.domains() > 0 => return Err(Errno::EBUSY),
+            Object::Ioas { ioas, .. } => ioas.close(store),
             Object::Hwpt { .. } => {
                 self.drop_hwpt(id);
-                Ok(())
+                return Ok(());
             }
+            Object::FaultQueue { .. } => {}
         }
+        self.objects.remove(id.0.wrapping_sub(1));
+        if self.compat == Some(id) {
+            self.compat = None;
+        }
+        Ok(())
     }
 
     #[doc(alias = "IOMMU_IOAS_GET_PA")]
@@ -221,6 +507,50 @@ impl<P: Platform> Context<P> {
         Ok((run.address, run.length))
     }
 
+    /// The IOAS that the VFIO container calls work on, if there is one (IOMMU_VFIO_IOAS).
+    #[must_use]
+    pub fn compat_ioas(&self) -> Option<ObjectId> {
+        self.compat
+    }
+
+    /// Makes an IOAS the one of the VFIO container calls, or none.
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS.
+    pub fn set_compat_ioas(&mut self, ioas: Option<ObjectId>) -> Result<(), Errno> {
+        if let Some(id) = ioas {
+            self.ioas(id)?;
+        }
+        self.compat = ioas;
+        Ok(())
+    }
+
+    /// Whether a no-IOMMU group uses, or has used, this context as its container.
+    #[must_use]
+    pub fn is_no_iommu_container(&self) -> bool {
+        self.no_iommu_container
+    }
+
+    /// VFIO_GROUP_SET_CONTAINER with this context and a no-IOMMU group.
+    ///
+    /// # Errors
+    /// EINVAL: there is an IOAS for the VFIO container calls, so the user expects translation.
+    pub fn set_no_iommu_container(&mut self) -> Result<(), Errno> {
+        if self.compat.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        self.no_iommu_container = true;
+        Ok(())
+    }
+
+    /// Whether an IOAS has an HWPT.
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS.
+    pub fn has_domain(&self, ioas: ObjectId) -> Result<bool, Errno> {
+        self.ioas(ioas).map(|ioas| ioas.domains() > 0)
+    }
+
     /// The table of an IOAS, to be read by anyone at any time without a lock. It is empty while the IOAS has no domain.
     ///
     /// # Errors
@@ -238,15 +568,26 @@ impl<P: Platform> Context<P> {
         Ok(Usage { areas: ioas.areas(), table_frames: ioas.table_frames() })
     }
 
+    /// What an object is, or nothing.
+    #[must_use]
+    pub fn kind(&self, id: ObjectId) -> Option<ObjectKind> {
+        self.object(id).map(|object| match object {
+            Object::Ioas { .. } => ObjectKind::Ioas,
+            Object::Hwpt { .. } => ObjectKind::Hwpt,
+            Object::Device { .. } => ObjectKind::Device,
+            Object::FaultQueue { .. } => ObjectKind::FaultQueue,
+        })
+    }
+
     fn new_hwpt(&mut self, ioas: ObjectId, automatic: bool) -> Result<ObjectId, P::Error> {
         // Before anything is pinned, so that nothing can fail after.
         self.objects.reserve()?;
-        let Self { platform, objects } = self;
+        let Self { platform, objects, store, .. } = self;
         let Some(Object::Ioas { ioas: space, .. }) = objects.get_mut(ioas.0.wrapping_sub(1)) else {
             return Err(Errno::ENOENT.into());
         };
-        space.add_domain(platform)?;
-        let hwpt = self.add(Object::Hwpt { ioas, automatic, devices: 0 })?;
+        space.add_domain(platform, store)?;
+        let hwpt = self.add(Object::Hwpt { ioas, automatic, devices: 0, faults: None })?;
         if automatic && let Some(Object::Ioas { automatic, .. }) = self.object_mut(ioas) {
             *automatic = Some(hwpt);
         }
@@ -264,14 +605,19 @@ impl<P: Platform> Context<P> {
     }
 
     fn drop_hwpt(&mut self, hwpt: ObjectId) {
-        let Some(Object::Hwpt { ioas, automatic, .. }) = self.objects.remove(hwpt.0.wrapping_sub(1)) else {
+        let Some(Object::Hwpt { ioas, automatic, faults, .. }) = self.objects.remove(hwpt.0.wrapping_sub(1))
+        else {
             return;
         };
-        if let Some(Object::Ioas { ioas, automatic: current }) = self.object_mut(ioas) {
+        let Self { objects, store, .. } = self;
+        if let Some(Object::Ioas { ioas, automatic: current }) = objects.get_mut(ioas.0.wrapping_sub(1)) {
             if automatic {
                 *current = None;
             }
-            ioas.remove_domain();
+            ioas.remove_domain(store);
+        }
+        if let Some(Object::FaultQueue { hwpts, .. }) = faults.and_then(|queue| self.object_mut(queue)) {
+            *hwpts = hwpts.saturating_sub(1);
         }
     }
 
@@ -287,6 +633,10 @@ impl<P: Platform> Context<P> {
         self.objects.get_mut(id.0.wrapping_sub(1))
     }
 
+    fn is_ioas(&self, id: ObjectId) -> bool {
+        self.ioas(id).is_ok()
+    }
+
     fn ioas(&self, id: ObjectId) -> Result<&Ioas<P>, Errno> {
         match self.object(id) {
             Some(Object::Ioas { ioas, .. }) => Ok(ioas),
@@ -295,18 +645,37 @@ impl<P: Platform> Context<P> {
     }
 
     fn ioas_mut(&mut self, id: ObjectId) -> Result<&mut Ioas<P>, Errno> {
-        match self.object_mut(id) {
-            Some(Object::Ioas { ioas, .. }) => Ok(ioas),
+        self.ioas_and_store(id).map(|(ioas, _)| ioas)
+    }
+
+    fn ioas_and_store(&mut self, id: ObjectId) -> Result<(&mut Ioas<P>, &mut Store<P>), Errno> {
+        let Self { objects, store, .. } = self;
+        match objects.get_mut(id.0.wrapping_sub(1)) {
+            Some(Object::Ioas { ioas, .. }) => Ok((ioas, store)),
             _ => Err(Errno::ENOENT),
         }
     }
 
-    fn attached(&self, device: ObjectId) -> Result<Option<ObjectId>, Errno> {
+    /// What a device is attached to, and through which call.
+    fn attached(&self, device: ObjectId) -> Result<(Option<ObjectId>, Through), Errno> {
         match self.object(device) {
-            Some(Object::Device { attached }) => Ok(*attached),
+            Some(Object::Device { attached, through }) => Ok((*attached, *through)),
             _ => Err(Errno::ENOENT),
         }
     }
+}
+
+/// What an object is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ObjectKind {
+    /// An I/O address space.
+    Ioas,
+    /// A page table.
+    Hwpt,
+    /// A bound device.
+    Device,
+    /// A queue of page faults.
+    FaultQueue,
 }
 
 /// What an IOAS uses.

@@ -40,13 +40,16 @@ errnos! {
     EEXIST = 17, "Overlaps something that exists";
     ENODEV = 19, "No such device";
     EINVAL = 22, "Invalid argument";
+    ENFILE = 23, "Too many open files in the system";
     EMFILE = 24, "Too many open files";
     ENOTTY = 25, "Unknown ioctl";
     ENOSPC = 28, "No space left";
+    ESPIPE = 29, "Illegal seek";
     ERANGE = 34, "Out of range";
     ENOSYS = 38, "Not implemented by this kernel";
     EOVERFLOW = 75, "Value too large";
     EBADFD = 77, "File descriptor of the wrong kind";
+    EMSGSIZE = 90, "More than the buffer holds";
     EOPNOTSUPP = 95, "Not supported";
     EADDRINUSE = 98, "Address in use";
     ENOBUFS = 105, "No buffer space";

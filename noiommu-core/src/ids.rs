@@ -41,6 +41,14 @@ impl<T> Ids<T> {
         self.slots.get_mut(usize::try_from(index).ok()?)?.as_mut()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
         let index = usize::try_from(index).ok()?;
         let value = self.slots.get_mut(index)?.take()?;

@@ -13,6 +13,8 @@ pub struct Caller {
     pub raw_io: bool,
     /// CAP_IPC_LOCK: exempt from RLIMIT_MEMLOCK.
     pub ipc_lock: bool,
+    /// CAP_SYS_RESOURCE: may choose how pinned memory is charged.
+    pub resource: bool,
 }
 
 /// A run of physically contiguous bytes.
@@ -40,8 +42,8 @@ pub trait Pins {
 /// What the engine runs on: memory that can be pinned, and memory for its tables.
 pub trait Platform {
     /// What a failed call tells, an [`Errno`] at least.
-    type Error: From<Errno>;
-    /// Names memory that can be mapped: a range of a process, of a file. The engine only keeps it.
+    type Error: From<Errno> + Into<Errno>;
+    /// Names memory that can be mapped, from some page of a process or of a file on. The engine only keeps it.
     type Backing;
     /// Pinned memory.
     type Pins: Pins<Error = Self::Error>;
@@ -50,19 +52,24 @@ pub trait Platform {
     /// A shared handle of a page table.
     type Table: Deref<Target = Table<Self::Memory>> + Clone;
 
+    /// Whether `backing` is memory of a file, not of a process (IOMMU_IOAS_CHANGE_PROCESS takes only files).
+    fn is_file(&self, backing: &Self::Backing) -> bool;
+
     /// A new, empty table.
     ///
     /// # Errors
     /// Want of memory.
     fn new_table(&self) -> Result<Self::Table, Self::Error>;
 
-    /// Pins `length` bytes (a multiple of 4 KiB) of `backing`.
+    /// Pins `length` bytes of `backing` from `offset` on, both multiples of 4 KiB. `access.write` tells whether the caller
+    /// of MAP asked for writing, whatever the areas do.
     ///
     /// # Errors
     /// Nothing is pinned then.
     fn pin(
         &self,
         backing: &Self::Backing,
+        offset: u64,
         length: u64,
         access: Access,
         caller: Caller,

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use noiommu_core::platform::Caller;
 use noiommu_core::table::format::Access;
-use noiommu_core::{Context, Errno, Iova, IovaRange, MapRequest, ObjectId, Place};
+use noiommu_core::{Context, CopyRequest, Errno, Iova, IovaRange, MapRequest, ObjectId, Place};
 use support::Fake;
 
 thread_local! {
@@ -78,7 +78,7 @@ fn with_failure<R>(failing: u64, operation: impl FnOnce() -> R) -> (R, bool) {
 const MANY: u64 = if cfg!(miri) { 6 } else { 300 };
 const LONG: u64 = if cfg!(miri) { 10 } else { 600 };
 
-const ROOT: Caller = Caller { raw_io: true, ipc_lock: true };
+const ROOT: Caller = Caller { raw_io: true, ipc_lock: true, resource: true };
 
 fn request(iova: Option<u64>, pages: u64) -> MapRequest<u64> {
     let place = iova.map_or(Place::Automatic, |iova| Place::Fixed(Iova(iova)));
@@ -108,13 +108,26 @@ fn every_allocation_fails_in_turn() {
         }),
         ("map high", |context, ioas, _| context.map(ioas[0], ROOT, request(Some(1 << 50), 1)).map(drop)),
         ("allow", |context, ioas, _| {
-            context
-                .allow_iovas(ioas[0], [IovaRange::new(Iova(0x10_0000), Iova(0x7f_ffff)).unwrap()].into_iter())
+            context.allow_iovas(
+                ioas[0],
+                [Ok(IovaRange::new(Iova(0x10_0000), Iova(0x7f_ffff)).unwrap())].into_iter(),
+            )
         }),
-        ("hwpt", |context, ioas, device| context.hwpt_alloc(device, ioas[0]).map(drop)),
+        ("hwpt", |context, ioas, device| context.hwpt_alloc(device, ioas[0], None).map(drop)),
         ("attach", |context, ioas, device| context.attach(device, ioas[0]).map(drop)),
         ("map automatic, attached", |context, ioas, _| {
             context.map(ioas[0], ROOT, request(None, LONG)).map(drop)
+        }),
+        ("copy", |context, ioas, _| {
+            let (source_iova, length) = (Iova(0x2000), 5 << 12);
+            let copy = CopyRequest {
+                source: ioas[1],
+                source_iova,
+                length,
+                access: Access::READ_WRITE,
+                place: Place::Automatic,
+            };
+            context.copy(ioas[0], copy).map(drop)
         }),
         ("map at the end", |context, ioas, _| {
             context.map(ioas[0], ROOT, request(Some(u64::MAX - 0xfff), 1)).map(drop)

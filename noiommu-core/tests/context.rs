@@ -3,15 +3,15 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use noiommu_core::platform::Caller;
 use noiommu_core::table::format::Access;
-use noiommu_core::{Context, Errno, Iova, IovaRange, MapRequest, ObjectId, PhysAddr, Place};
+use noiommu_core::{Context, CopyRequest, Errno, Iova, IovaRange, MapRequest, ObjectId, PhysAddr, Place};
 use proptest::prelude::*;
 use support::{Fake, place};
 
-const ROOT: Caller = Caller { raw_io: true, ipc_lock: true };
+const ROOT: Caller = Caller { raw_io: true, ipc_lock: true, resource: true };
 
 fn context() -> Context<Fake> {
     Context::new(Fake::default())
@@ -85,9 +85,9 @@ fn wrong_objects() {
     assert_eq!(context.attach(ioas, ioas), Err(Errno::ENOENT));
     assert_eq!(context.attach(device, none), Err(Errno::ENOENT));
     assert_eq!(context.attach(device, device), Err(Errno::EINVAL));
-    assert_eq!(context.hwpt_alloc(device, device), Err(Errno::EINVAL));
-    assert_eq!(context.hwpt_alloc(device, none), Err(Errno::EINVAL));
-    assert_eq!(context.hwpt_alloc(ioas, ioas), Err(Errno::ENOENT));
+    assert_eq!(context.hwpt_alloc(device, device, None), Err(Errno::EINVAL));
+    assert_eq!(context.hwpt_alloc(device, none, None), Err(Errno::EINVAL));
+    assert_eq!(context.hwpt_alloc(ioas, ioas, None), Err(Errno::ENOENT));
     assert_eq!(map(&mut context, device, 0, 0, 4096), Err(Errno::ENOENT));
     assert_eq!(context.unmap(device, IovaRange::ALL), Err(Errno::ENOENT));
     assert_eq!(pa(&context, device, 0, 1), Err(Errno::ENOENT));
@@ -109,7 +109,7 @@ fn memory_is_pinned_while_a_domain_exists() {
     map(&mut context, ioas, 0x10000, 0x7100_0000, 0x1000).unwrap();
     assert_eq!(pinned.get(), 0x4000);
     // A manual HWPT keeps it all when the device goes.
-    let hwpt = context.hwpt_alloc(device, ioas).unwrap();
+    let hwpt = context.hwpt_alloc(device, ioas, None).unwrap();
     context.detach(device).unwrap();
     assert_eq!((pinned.get(), pa(&context, ioas, 0x1000, 1)), (0x4000, Ok((place(0x7000_0000), 1))));
     assert_eq!(context.attach(device, hwpt), Ok(hwpt));
@@ -159,7 +159,7 @@ fn alignment_is_1_without_a_domain_and_4096_with_one() {
     assert_eq!(context.attach(device, ioas), Err(Errno::EADDRINUSE));
     assert_eq!(context.unmap(ioas, range(0x1001, 0x10)), Ok(0x10));
     map(&mut context, ioas, 0x1000, 0x5008, 0x1000).unwrap();
-    assert_eq!(context.attach(device, ioas), Err(Errno::EINVAL));
+    assert_eq!(context.attach(device, ioas), Err(Errno::EADDRINUSE), "misaligned in its memory alone");
     context.unmap(ioas, IovaRange::ALL).unwrap();
     context.attach(device, ioas).unwrap();
     for (iova, va, length) in [(0x1001, 0, 0x1000), (0x1000, 1, 0x1000), (0x1000, 0, 0x1001)] {
@@ -229,8 +229,155 @@ fn failed_pins_leave_nothing() {
     assert_eq!(pa(&context, ioas, 0x20_0000, 1), Err(Errno::ENOENT));
 }
 
+fn copy(
+    context: &mut Context<Fake>,
+    from: ObjectId,
+    iova: u64,
+    length: u64,
+    to: ObjectId,
+    at: u64,
+) -> Result<u64, Errno> {
+    let place = Place::Fixed(Iova(at));
+    let access = Access::READ_WRITE;
+    let request = CopyRequest { source: from, source_iova: Iova(iova), length, access, place };
+    context.copy(to, request).map(|iova| iova.0)
+}
+
+#[test]
+fn copies_share_memory_and_pins() {
+    let mut context = context();
+    let pinned = context.platform().pinned.clone();
+    let (a, b) = (context.ioas_alloc().unwrap(), context.ioas_alloc().unwrap());
+    let (first, second) = (context.bind().unwrap(), context.bind().unwrap());
+    map(&mut context, a, 0x10000, 0x5000_0000, 0x4000).unwrap();
+    map(&mut context, a, 0x14000, 0x6000_0000, 0x4000).unwrap();
+    assert_eq!(copy(&mut context, a, 0x12000, 0x7000, b, 0), Err(Errno::ENOENT), "a hole at the end");
+    assert_eq!(context.usage(b).unwrap().areas, 0);
+    // Two areas, the inner halves.
+    assert_eq!(copy(&mut context, a, 0x12000, 0x4000, b, 0x1000), Ok(0x1000));
+    assert_eq!(context.usage(b).unwrap().areas, 2);
+    context.attach(second, b).unwrap();
+    assert_eq!(pinned.get(), 0x4000);
+    assert_eq!(pa(&context, b, 0x1000, u64::MAX), Ok((place(0x5000_2000), 0x2000)));
+    assert_eq!(pa(&context, b, 0x3000, 1), Ok((place(0x6000_0000), 1)));
+    context.attach(first, a).unwrap();
+    assert_eq!(pinned.get(), 0x8000, "what is pinned is not pinned again");
+    assert_eq!(pa(&context, a, 0x13000, u64::MAX), Ok((place(0x5000_3000), 0x1000)));
+    context.detach(second).unwrap();
+    assert_eq!(pinned.get(), 0x8000, "the other area needs it still");
+    context.unmap(a, IovaRange::ALL).unwrap();
+    assert_eq!((pinned.get(), context.usage(b).unwrap().areas), (0, 2));
+    context.attach(second, b).unwrap();
+    assert_eq!((pinned.get(), pa(&context, b, 0x4fff, 9)), (0x4000, Ok((place(0x6000_1fff), 1))));
+}
+
+#[test]
+fn a_copy_takes_the_places_of_what_is_pinned() {
+    let mut context = context();
+    let (a, b) = (context.ioas_alloc().unwrap(), context.ioas_alloc().unwrap());
+    let (first, second) = (context.bind().unwrap(), context.bind().unwrap());
+    context.attach(first, a).unwrap();
+    context.attach(second, b).unwrap();
+    map(&mut context, a, 0x10000, 0x5000_0000, 0x4000).unwrap();
+    // Nothing may be pinned any more: all is there already.
+    context.platform().pins_left.set(Some(0));
+    assert_eq!(copy(&mut context, a, 0x11000, 0x3000, b, 0x9000), Ok(0x9000));
+    assert_eq!(pa(&context, b, 0x9000, u64::MAX), Ok((place(0x5000_1000), 0x3000)));
+    assert_eq!(map(&mut context, a, 0x20000, 0x7000_0000, 0x1000), Err(Errno::EFAULT));
+}
+
+#[test]
+fn a_copy_cannot_write_what_was_mapped_without() {
+    let mut context = context();
+    let ioas = context.ioas_alloc().unwrap();
+    let access = Access { read: true, write: false };
+    let read_only = MapRequest { access, ..request(Place::Fixed(Iova(0x1000)), 0x1000, 0x1000) };
+    context.map(ioas, ROOT, read_only).unwrap();
+    assert_eq!(
+        copy(&mut context, ioas, 0x1000, 0x1000, ioas, 0x1000),
+        Err(Errno::EEXIST),
+        "the place comes first"
+    );
+    assert_eq!(copy(&mut context, ioas, 0x1000, 0x1000, ioas, 0x5000), Err(Errno::EPERM));
+    assert_eq!(context.usage(ioas).unwrap().areas, 1);
+}
+
+#[test]
+fn areas_of_small_pages_can_be_cut() {
+    let mut context = context();
+    let pinned = context.platform().pinned.clone();
+    let ioas = context.ioas_alloc().unwrap();
+    let device = context.bind().unwrap();
+    context.attach(device, ioas).unwrap();
+    map(&mut context, ioas, 0x10000, 0x5000_0000, 0x8000).unwrap();
+    assert_eq!(context.set_large_pages(ioas, false), Err(Errno::EINVAL), "something is mapped");
+    assert_eq!(context.cut(ioas, Iova(0x11fff)), Err(Errno::EINVAL));
+    context.unmap(ioas, IovaRange::ALL).unwrap();
+    context.set_large_pages(ioas, false).unwrap();
+    map(&mut context, ioas, 0x10000, 0x5000_0000, 0x8000).unwrap();
+    assert_eq!(context.cut(ioas, Iova(0x11000)), Err(Errno::EINVAL), "inside a page");
+    for at in [0x11fff, 0x17fff, 0x10000, 0x9000] {
+        context.cut(ioas, Iova(at)).unwrap();
+    }
+    assert_eq!(context.usage(ioas).unwrap().areas, 2);
+    assert_eq!(pa(&context, ioas, 0x10000, u64::MAX), Ok((place(0x5000_0000), 0x2000)), "not past the cut");
+    assert_eq!(pa(&context, ioas, 0x12000, u64::MAX), Ok((place(0x5000_2000), 0x2000)));
+    assert_eq!(context.unmap(ioas, range(0x10000, 0x2000)), Ok(0x2000));
+    assert_eq!(pinned.get(), 0x8000, "pinned in one piece, so kept in one piece");
+    assert_eq!(pa(&context, ioas, 0x14000, u64::MAX), Ok((place(0x5000_4000), 0x4000)));
+    assert_eq!(context.unmap(ioas, IovaRange::ALL), Ok(0x6000));
+    assert_eq!((pinned.get(), context.usage(ioas).unwrap().table_frames), (0, 0));
+}
+
+#[test]
+fn the_choice_of_small_pages_asks_for_whole_ones() {
+    let mut context = context();
+    let ioas = context.ioas_alloc().unwrap();
+    map(&mut context, ioas, 0x1001, 0x5001, 0x10).unwrap();
+    assert_eq!(context.set_large_pages(ioas, false), Err(Errno::EADDRINUSE));
+    assert_eq!(context.large_pages(ioas), Ok(true));
+    context.unmap(ioas, IovaRange::ALL).unwrap();
+    context.set_large_pages(ioas, false).unwrap();
+    assert_eq!(context.iova_alignment(ioas), Ok(4096));
+    assert_eq!(map(&mut context, ioas, 0x1001, 0x5001, 0x10), Err(Errno::EINVAL));
+    context.set_large_pages(ioas, true).unwrap();
+    assert_eq!(context.iova_alignment(ioas), Ok(1));
+}
+
+#[test]
+fn pasid_zero_is_the_device_by_another_name() {
+    let mut context = context();
+    let ioas = context.ioas_alloc().unwrap();
+    let device = context.bind().unwrap();
+    assert_eq!(context.attach_pasid(device, ioas, 1), Err(Errno::EINVAL));
+    assert_eq!(context.attach_pasid(device, ObjectId(9), 1), Err(Errno::ENOENT));
+    assert_eq!(context.attach_pasid(device, ioas, 1 << 31), Err(Errno::ENOSPC));
+    context.attach_pasid(device, ioas, 0).unwrap();
+    assert_eq!(context.attach(device, ioas), Err(Errno::EBUSY));
+    context.detach(device).unwrap();
+    assert_eq!(context.has_domain(ioas), Ok(true));
+    context.detach_pasid(device, 0).unwrap();
+    assert_eq!(context.has_domain(ioas), Ok(false));
+}
+
+#[test]
+fn fault_queues_hold_each_other() {
+    let mut context = context();
+    let ioas = context.ioas_alloc().unwrap();
+    let device = context.bind().unwrap();
+    let queue = context.fault_queue_alloc().unwrap();
+    assert_eq!(context.hwpt_alloc(device, ioas, Some(ioas)), Err(Errno::ENOENT));
+    assert_eq!(context.has_domain(ioas), Ok(false));
+    let hwpt = context.hwpt_alloc(device, ioas, Some(queue)).unwrap();
+    context.fault_queue_closed(queue);
+    assert_eq!(context.destroy(queue), Err(Errno::EBUSY));
+    context.destroy(hwpt).unwrap();
+    context.destroy(queue).unwrap();
+}
+
 #[derive(Clone, Debug)]
 enum Op {
+    Copy { from: u64, pages: u64, at: u64 },
     Map { at: Option<u64>, va: u64, pages: u64 },
     Unmap { first: u64, pages: u64 },
     Attach { device: usize },
@@ -244,6 +391,7 @@ proptest! {
     #[test]
     fn agrees_with_a_plain_map(ops in prop::collection::vec(prop_oneof![
         4 => (prop::option::of(0..64u64), 0..1u64 << 20, 1..9u64).prop_map(|(at, va, pages)| Op::Map { at, va, pages }),
+        2 => (0..64u64, 1..12u64, 0..64u64).prop_map(|(from, pages, at)| Op::Copy { from, pages, at }),
         2 => (0..64u64, 1..33u64).prop_map(|(first, pages)| Op::Unmap { first, pages }),
         2 => (0..2usize).prop_map(|device| Op::Attach { device }),
         1 => (0..2usize).prop_map(|device| Op::Detach { device }),
@@ -255,6 +403,7 @@ proptest! {
         let mut attached = [false; 2];
         // First page -> (pages, VA page).
         let mut model: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        let (mut pieces, mut copied) = (Vec::new(), false);
         for op in ops {
             match op {
                 Op::Map { at, va, pages } => {
@@ -268,6 +417,23 @@ proptest! {
                         }
                         Err(error) => prop_assert!(!free && error == Errno::EEXIST),
                     }
+                }
+                Op::Copy { from, pages, at } => {
+                    let page_of = |page: u64| model.range(..=page).next_back()
+                        .filter(|&(&first, &(count, _))| page < first + count).map(|(&first, &(count, va))| (first, first + count, va + page - first));
+                    let whole = (from..from + pages).all(|page| page_of(page).is_some());
+                    let free = model.iter().all(|(&first, &(count, _))| at + pages <= first || first + count <= at);
+                    let expected = if !whole { Err(Errno::ENOENT) } else if !free { Err(Errno::EEXIST) } else { Ok(at << 12) };
+                    prop_assert_eq!(copy(&mut context, ioas, from << 12, pages << 12, ioas, at << 12), expected);
+                    let mut page = from;
+                    while expected.is_ok() && page < from + pages {
+                        let (_, end, va) = page_of(page).unwrap();
+                        let count = end.min(from + pages) - page;
+                        pieces.push((at + page - from, (count, va)));
+                        page += count;
+                    }
+                    copied |= !pieces.is_empty();
+                    model.extend(pieces.drain(..));
                 }
                 Op::Unmap { first, pages } => {
                     let touched: Vec<_> = model.iter().filter(|&(&at, &(count, _))| at < first + pages && first < at + count)
@@ -285,7 +451,14 @@ proptest! {
             }
             let live = attached.contains(&true);
             prop_assert_eq!(context.usage(ioas).unwrap().areas, model.len());
-            prop_assert_eq!(pinned.get(), if live { model.values().map(|area| area.0 << 12).sum() } else { 0 });
+            // Copies share; how much, the sequences above say. At most every area has its own, at least every page has one.
+            let most: u64 = model.values().map(|area| area.0 << 12).sum();
+            let pages: BTreeSet<u64> = model.values().flat_map(|&(count, va)| va..va + count).collect();
+            match live {
+                false => prop_assert_eq!(pinned.get(), 0),
+                true if copied => prop_assert!(pinned.get() >= (pages.len() as u64) << 12),
+                true => prop_assert_eq!(pinned.get(), most),
+            }
             for (&first, &(count, va)) in &model {
                 for page in 0..count {
                     let found = pa(&context, ioas, ((first + page) << 12) + 5, 1);

@@ -131,12 +131,12 @@ fn insertions_fail_and_change_nothing() {
 #[test]
 fn allowed_ranges_fail_and_stay() {
     let mut allowed = AllowedRanges::new();
-    allowed.replace([page(3)].into_iter()).unwrap();
+    allowed.replace([Ok(page(3))].into_iter()).unwrap();
     let cell = Cell::new(Some(&mut allowed));
     let failures = fail_in_turn(
         || {
             let allowed = cell.take().unwrap();
-            let result = allowed.replace((0..5000).map(|n| page(n * 2)));
+            let result = allowed.replace((0..5000).map(|n| Ok(page(n * 2))));
             cell.set(Some(allowed));
             result
         },

@@ -1,5 +1,23 @@
 //! Layouts as data, and the macro that defines a structure together with its layout.
 
+use crate::{iommufd, vfio};
+
+/// The layouts of all modules.
+const LAYOUTS: &[&[&Layout]] = &[
+    iommufd::LAYOUTS,
+    iommufd::ioas::LAYOUTS,
+    iommufd::hwpt::LAYOUTS,
+    iommufd::hardware::LAYOUTS,
+    vfio::LAYOUTS,
+    vfio::container::LAYOUTS,
+    vfio::spapr::LAYOUTS,
+    vfio::group::LAYOUTS,
+    vfio::device::LAYOUTS,
+    vfio::pci::LAYOUTS,
+    vfio::gfx::LAYOUTS,
+    vfio::feature::LAYOUTS,
+];
+
 /// A field of a structure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Field {
@@ -53,6 +71,17 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The layouts of all structures: arguments, and what is behind them or read from a file.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        LAYOUTS.iter().copied().flatten().copied()
+    }
+
+    /// The layout of the structure that the kernel calls so.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        Self::all().find(|layout| layout.name == name)
+    }
+
     /// The field with this name, or this alias.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&'static Field> {
@@ -136,6 +165,10 @@ macro_rules! structures {
             $($(#[$field_meta:meta])* $offset:literal => $field:ident $(| $alias:ident)?: $type:ty,)*
         } $(+ $tail:ident: [$element:ty])?
     )*) => {
+        /// The layouts of this module's structures.
+        pub(crate) const LAYOUTS: &[&$crate::layout::Layout] =
+            &[$(<$name as $crate::layout::Structure>::LAYOUT),*];
+
         $(
             $(#[$meta])*
             #[doc = ""]

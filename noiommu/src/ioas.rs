@@ -110,7 +110,7 @@ impl Ioas {
         let mut engine = context.engine();
         let id = engine.ioas_alloc()?;
         let made = engine.bind().map_err(Error::from).and_then(|keeper| {
-            let hwpt = engine.hwpt_alloc(keeper, id).inspect_err(|_| {
+            let hwpt = engine.hwpt_alloc(keeper, id, None).inspect_err(|_| {
                 let _ = engine.unbind(keeper);
             })?;
             Ok((keeper, hwpt))

@@ -12,10 +12,15 @@ use core::hint::black_box;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::{self, Access};
 use noiommu_core::table::{Frame, Table, TableMemory, TableWriter};
-use noiommu_core::{Context, Errno, Iova, IovaRange, MapRequest, ObjectId, PhysAddr, Place};
+use noiommu_core::vfio::config::{Container, Feature, Interface, Options};
+use noiommu_core::vfio::group::DeviceGroup;
+use noiommu_core::{
+    Context, CopyRequest, Errno, Iova, IovaRange, MapRequest, ObjectId, PhysAddr, Place, UserMemory,
+};
 
 #[link(name = "c")]
 unsafe extern "C" {
@@ -109,12 +114,61 @@ impl Platform for World {
         Ok(Handle(self.0))
     }
 
-    fn pin(&self, backing: &u64, _: u64, _: Access, _: Caller) -> Result<Pinned, Errno> {
+    fn is_file(&self, backing: &u64) -> bool {
+        black_box(*backing) == 0
+    }
+
+    fn pin(&self, backing: &u64, _: u64, _: u64, _: Access, _: Caller) -> Result<Pinned, Errno> {
         if unknown() == 0 { Err(Errno::EFAULT) } else { Ok(Pinned(*backing)) }
     }
 
     fn huge_page(&self) -> u64 {
         unknown()
+    }
+}
+
+/// A caller whose memory holds what nobody knows.
+struct Somebody;
+
+impl UserMemory for Somebody {
+    fn read(&self, _: u64, into: &mut [u8]) -> Result<(), Errno> {
+        into.iter_mut().for_each(|byte| *byte = unknown() as u8);
+        if unknown() == 0 { Err(Errno::EFAULT) } else { Ok(()) }
+    }
+
+    fn write(&self, _: u64, from: &[u8]) -> Result<(), Errno> {
+        black_box(from);
+        if unknown() == 0 { Err(Errno::EFAULT) } else { Ok(()) }
+    }
+}
+
+fn caller() -> Caller {
+    Caller { raw_io: unknown() & 1 == 0, ipc_lock: unknown() & 1 == 0, resource: unknown() & 1 == 0 }
+}
+
+impl Process<u64> for Somebody {
+    fn memory(&self) -> &dyn UserMemory {
+        self
+    }
+
+    fn caller(&self) -> Caller {
+        caller()
+    }
+
+    fn user_backing(&self, address: u64) -> u64 {
+        address
+    }
+
+    fn file_backing(&self, _: i32, offset: u64) -> Result<u64, Errno> {
+        if unknown() == 0 { Err(Errno::EBADF) } else { Ok(offset) }
+    }
+
+    fn open_fault_queue(&self, _: ObjectId) -> Result<i32, Errno> {
+        if unknown() == 0 { Err(Errno::EMFILE) } else { Ok(unknown() as i32) }
+    }
+
+    fn take_back(&self, descriptor: i32) {
+        black_box(descriptor);
     }
 }
 
@@ -139,7 +193,8 @@ fn tables(table: &'static Table<Frames>) {
         let _ = black_box(segment);
     }
     if let Ok(mut writer) = TableWriter::new(Handle(table)) {
-        let _ = black_box(writer.map(Iova(unknown()), PhysAddr(unknown()), unknown(), access(), unknown() == 0));
+        let _ =
+            black_box(writer.map(Iova(unknown()), PhysAddr(unknown()), unknown(), access(), unknown() == 0));
         let _ = black_box(writer.unmap(range()));
         let _ = black_box(writer.frames_in_use());
     }
@@ -155,20 +210,39 @@ fn tables(table: &'static Table<Frames>) {
 fn contexts(table: &'static Table<Frames>) {
     let mut context = Context::new(World(table));
     for _ in 0..unknown() {
-        let caller = Caller { raw_io: unknown() & 1 == 0, ipc_lock: unknown() & 1 == 0 };
+        let caller = caller();
         let place = if unknown() & 1 == 0 { Place::Automatic } else { Place::Fixed(Iova(unknown())) };
         let request =
             MapRequest { backing: unknown(), address: unknown(), length: unknown(), access: access(), place };
         let _ = black_box(context.ioas_alloc());
         let _ = black_box(context.bind());
-        let _ = black_box(context.allow_iovas(id(), [range(), range()].into_iter()));
+        let _ = black_box(context.allow_iovas(id(), [Ok(range()), Ok(range())].into_iter()));
         let _ = black_box(context.map(id(), caller, request));
         let _ = black_box(context.unmap(id(), range()));
-        let _ = black_box(context.hwpt_alloc(id(), id()));
+        let _ = black_box(context.hwpt_alloc(id(), id(), Some(id())));
         let _ = black_box(context.attach(id(), id()));
         let _ = black_box(context.detach(id()));
         let _ = black_box(context.unbind(id()));
         let _ = black_box(context.destroy(id()));
+        let copy = CopyRequest {
+            source: id(),
+            source_iova: Iova(unknown()),
+            length: unknown(),
+            access: access(),
+            place: Place::Automatic,
+        };
+        let _ = black_box(context.copy(id(), copy));
+        let _ = black_box(context.cut(id(), Iova(unknown())));
+        let _ = black_box(context.set_large_pages(id(), unknown() == 0));
+        let _ = black_box(context.set_charges_process(caller, unknown() == 0));
+        let _ = black_box(context.change_process());
+        let _ = black_box(context.attach_pasid(id(), id(), unknown() as u32));
+        let _ = black_box(context.detach_pasid(id(), unknown() as u32));
+        let _ = black_box(context.fault_queue_alloc());
+        context.fault_queue_closed(id());
+        let _ = black_box(context.set_compat_ioas(Some(id())));
+        let _ = black_box(context.set_no_iommu_container());
+        let _ = black_box(context.ioctl(&Somebody, unknown() as u32, unknown()));
         let _ = black_box(context.get_pa(caller, id(), Iova(unknown()), unknown()));
         let _ = black_box(context.usage(id()));
         let _ = black_box(context.table(id()).is_ok());
@@ -186,10 +260,44 @@ fn numbers() {
     }
 }
 
+fn groups() {
+    let yes = || unknown() & 1 == 0;
+    for _ in 0..unknown() {
+        let container = if yes() { None } else { Some(Container::Vfio) };
+        black_box(Options::merged(yes(), container, yes(), yes()));
+        let options = Options {
+            group: yes(),
+            group_noiommu: yes(),
+            cdev: yes(),
+            cdev_noiommu: yes(),
+            container,
+            generic_atomic64: yes(),
+        };
+        let Ok(interfaces) = black_box(options.interfaces()) else { continue };
+        let Ok(nodes) = black_box(interfaces.probe(yes(), yes())) else { continue };
+        black_box(interfaces.offers(nodes, Feature::Ioas, Interface::Cdev));
+        let mut group = DeviceGroup::new(nodes.group);
+        for _ in 0..unknown() {
+            group.register();
+            let _ = black_box((group.open(yes()), group.set_container(), group.open_device(), group.block()));
+            group.unblock();
+            group.close_device();
+            let _ =
+                black_box((group.unset_container(), group.node(), group.is_open(), group.has_container()));
+            group.close();
+            group.unregister();
+            if yes() {
+                group.remove();
+            }
+        }
+    }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn main() -> i32 {
     // SAFETY: zeroed once, never freed: a table of no entries, which lives as long as the program.
-    let table = unsafe { aligned_alloc(64, 64 * size_of::<Table<Frames>>().div_ceil(64)) }.cast::<Table<Frames>>();
+    let table =
+        unsafe { aligned_alloc(64, 64 * size_of::<Table<Frames>>().div_ceil(64)) }.cast::<Table<Frames>>();
     if table.is_null() {
         return 1;
     }
@@ -202,6 +310,7 @@ extern "C" fn main() -> i32 {
     contexts(table);
     vfio::devices();
     numbers();
+    groups();
     0
 }
 

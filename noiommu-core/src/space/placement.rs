@@ -28,12 +28,13 @@ impl AllowedRanges {
     /// Replaces the ranges, given in any order. O(n log n).
     ///
     /// # Errors
-    /// EINVAL when two of them share an IOVA, ENOMEM. The old ranges are in force then as before.
-    pub fn replace(&mut self, ranges: impl Iterator<Item = IovaRange>) -> Result<(), Errno> {
+    /// EINVAL when two of them share an IOVA, ENOMEM, and the first error among `ranges`. The old ranges are in force then as
+    /// before.
+    pub fn replace(&mut self, ranges: impl Iterator<Item = Result<IovaRange, Errno>>) -> Result<(), Errno> {
         let mut fresh = IovaSpace::new();
         for range in ranges {
             fresh
-                .insert(range, ())
+                .insert(range?, ())
                 .map_err(|error| if error == Errno::EEXIST { Errno::EINVAL } else { error })?;
         }
         self.ranges = fresh;

@@ -207,7 +207,7 @@ impl<const N: usize> Pair<N> {
 
     fn automatic(&self, allowed: &[IovaRange], request: Placement) -> Result<Iova, Errno> {
         let mut ranges = AllowedRanges::new();
-        ranges.replace(allowed.iter().copied()).unwrap();
+        ranges.replace(allowed.iter().copied().map(Ok)).unwrap();
         let result = automatic_iova(&self.space, &ranges, request);
         assert_eq!(result, self.model.automatic(allowed, request), "{request:?} in {allowed:?}");
         result
@@ -389,8 +389,8 @@ proptest! {
     fn allowed_ranges_refuse_overlaps_and_stay(ranges in prop::collection::vec(some_range(), 0..6)) {
         let old = [range(5, 9), range(1, 2)];
         let mut allowed = AllowedRanges::new();
-        allowed.replace(old.into_iter()).unwrap();
-        let result = allowed.replace(ranges.iter().copied());
+        allowed.replace(old.into_iter().map(Ok)).unwrap();
+        let result = allowed.replace(ranges.iter().copied().map(Ok));
         let mut expected = ranges.clone();
         if without_overlaps(&ranges).len() == ranges.len() {
             assert_eq!(result, Ok(()));
@@ -598,7 +598,7 @@ fn automatic_iovas_as_the_kernel_gives_them() {
 
     // Ranges in any order, lowest first; the first and the last page are out of reach.
     let last_page = range(u64::MAX - 0xfff, u64::MAX);
-    allowed.replace([last_page, range(0x10000, 0x10fff), range(0, 0xfff)].into_iter()).unwrap();
+    allowed.replace([last_page, range(0x10000, 0x10fff), range(0, 0xfff)].into_iter().map(Ok)).unwrap();
     assert_eq!(ask(&space, &allowed, page), Ok(Iova(0x10000)));
     space.insert(range(0x10000, 0x10000), 0).unwrap();
     assert_eq!(ask(&space, &allowed, page), Err(Errno::ENOSPC));

@@ -200,6 +200,27 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         self.rise(&path, extent, upper, append)
     }
 
+    /// Cuts the area that contains `last` behind it: the lower part keeps its value, the rest becomes an area of its own with
+    /// `value`. O(log n).
+    ///
+    /// # Errors
+    /// ENOENT when no area contains both `last` and an IOVA behind it, ENOMEM. Nothing has changed then.
+    pub fn split(&mut self, last: Iova, value: T) -> Result<(), Errno> {
+        let whole = self.find(last).ok_or(Errno::ENOENT)?;
+        let upper = last.checked_add(1).and_then(|first| IovaRange::new(first, whole.range.last()));
+        let upper = upper.ok_or(Errno::ENOENT)?;
+        let (path, number, _) = self.descend(last.0).ok_or(Errno::ENOENT)?;
+        if self.leaves.get(number).is_some_and(Node::is_full) {
+            self.reserve_for_split(&path)?;
+        }
+        // The nodes above go on telling of the area as it was; the way to the upper part leads to this leaf thereby, and
+        // adding it makes all of them true again.
+        let leaf = self.leaves.get_mut(number).ok_or(Errno::ENOENT)?;
+        let at = leaf.seek(last.0);
+        leaf.set(at, last.0, Held { first: whole.range.first().0, value: whole.value });
+        self.insert(upper, value)
+    }
+
     /// What the inner node above the leaf at the end of `path` knows as the leaf's largest hole. `None` when the root is
     /// a leaf.
     fn largest_hole(&self, path: &Path) -> Option<u64> {

@@ -32,6 +32,9 @@ pub const LARGEST_LEAF: u32 = 51;
 /// level 3 would be; hardware does not handle it (and the kernel's tables avoid it).
 pub const FORBIDDEN_LEAF: u32 = 39;
 
+/// The sizes that a leaf can have, as a bit each (VFIO's page size bitmap).
+pub const PAGE_SIZES: u64 = ((2 << LARGEST_LEAF) - (1 << PAGE_SHIFT)) & !(1 << FORBIDDEN_LEAF);
+
 const PRESENT: u64 = 1;
 const NEXT_LEVEL_SHIFT: u32 = 9;
 const NEXT_LEVEL: u64 = 7 << NEXT_LEVEL_SHIFT;

@@ -118,6 +118,42 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         Ok(())
     }
 
+    /// Makes the leaf that ends at `last` the end of an area: an area has been cut there. Allocates nothing.
+    ///
+    /// # Errors
+    /// ENOENT: nothing is mapped there; EINVAL: the leaf there ends elsewhere.
+    pub fn end_area(&mut self, last: Iova) -> Result<(), Errno> {
+        let (frame, level) = unpack_root(self.table.root.load(Ordering::Relaxed)).ok_or(Errno::ENOENT)?;
+        let mut step = Step { frame, level };
+        loop {
+            if !format::reaches(step.level, last.0) {
+                return Err(Errno::ENOENT);
+            }
+            let slot = format::slot_of(last.0, step.level);
+            let entry = self.entry(step.frame, slot);
+            match format::decode(entry, step.level) {
+                Entry::Empty => return Err(Errno::ENOENT),
+                Entry::Table { frame } => {
+                    step = Step { frame, level: step.level.checked_sub(1).ok_or(Errno::EIO)? };
+                }
+                Entry::Leaf(leaf) if last.0 & leaf.offset_mask() != leaf.offset_mask() => {
+                    return Err(Errno::EINVAL);
+                }
+                Entry::Leaf(leaf) => {
+                    let count = format::leaf_slots(leaf.size);
+                    let from = slot & !count.wrapping_sub(1);
+                    let slots = self
+                        .frame(step.frame)
+                        .and_then(|frame| frame.slots.get(from..from.wrapping_add(count)));
+                    for slot in slots.ok_or(Errno::EIO)? {
+                        slot.store(entry | format::AREA_END, Ordering::Release);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     /// Puts `entry`, a leaf of 2^`size` bytes, into its slots, making the tables on the way. `reach` is the last IOVA
     /// that the operation will need, so that the top grows once.
     fn install(

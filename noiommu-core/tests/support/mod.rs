@@ -136,13 +136,17 @@ impl Platform for Fake {
         allocated(self.allocate, || Arc::new(Table::new(frames())))
     }
 
-    fn pin(&self, va: &u64, length: u64, _: Access, _: Caller) -> Result<FakePins, Errno> {
+    fn is_file(&self, va: &u64) -> bool {
+        *va & 1 != 0
+    }
+
+    fn pin(&self, va: &u64, offset: u64, length: u64, _: Access, _: Caller) -> Result<FakePins, Errno> {
         if let Some(left) = self.pins_left.get() {
             self.pins_left.set(Some(left.checked_sub(1).ok_or(Errno::EFAULT)?));
         }
         self.pinned.set(self.pinned.get() + length);
         Ok(FakePins {
-            va: *va,
+            va: (*va & !0xfff) + offset,
             length,
             pinned: self.pinned.clone(),
             fail: self.addresses_fail.get(),

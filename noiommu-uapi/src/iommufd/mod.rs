@@ -6,9 +6,9 @@
 //!
 //! Besides these the file answers the container calls of [`crate::vfio::container`], on its compatibility IOAS.
 
-mod hardware;
-mod hwpt;
-mod ioas;
+pub(crate) mod hardware;
+pub(crate) mod hwpt;
+pub(crate) mod ioas;
 
 pub use hardware::*;
 pub use hwpt::*;

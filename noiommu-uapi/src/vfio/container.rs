@@ -123,8 +123,8 @@ structures! {
         0 => header: VfioInfoCapHeader,
         /// None are known.
         8 => flags: u32,
-        /// Padding that the kernel leaves to the compiler.
-        12 => __pad: u32,
+        /// Padding, which the kernel leaves to the compiler.
+        12 => __padding: u32,
         /// A bit for every page size that writes can be tracked by.
         16 => pgsize_bitmap: u64,
         /// Bytes of the largest bitmap.

@@ -96,8 +96,8 @@ structures! {
         4 => flags: u32,
         /// One of `VFIO_EEH_PE_*`.
         8 => op: u32,
-        /// Padding that the kernel leaves to the compiler.
-        12 => __pad: u32,
+        /// Padding, which the kernel leaves to the compiler.
+        12 => __padding: u32,
         /// For `VFIO_EEH_PE_INJECT_ERR`.
         16 => err: VfioEehPeErr,
     }

@@ -156,23 +156,29 @@ impl Platform for Memory {
         self.huge_page
     }
 
+    fn is_file(&self, backing: &Backing) -> bool {
+        matches!(backing, Backing::File(..))
+    }
+
     fn new_table(&self) -> Result<Self::Table> {
         Ok(Arc::new(Table::new(Arena::new()?)))
     }
 
     // Pins from user space are for writing always, whatever the device may do; and the kernel charges the memory itself,
     // by the privileges of whoever opened the source.
-    fn pin(&self, backing: &Backing, length: u64, _: Access, _: Caller) -> Result<HostPins> {
-        let length = usize::try_from(length).map_err(|_| Error::from(Errno::EOVERFLOW))?;
+    fn pin(&self, backing: &Backing, offset: u64, length: u64, _: Access, _: Caller) -> Result<HostPins> {
+        let overflow = || Error::from(Errno::EOVERFLOW);
+        let length = usize::try_from(length).map_err(|_| overflow())?;
         match backing {
             Backing::User(address) => {
-                if address.checked_add(length).is_none() {
-                    return Err(Error::from(Errno::EOVERFLOW));
-                }
-                self.pin_range(*address, length, None)
+                let offset = usize::try_from(offset).map_err(|_| overflow())?;
+                let address = address.checked_add(offset).ok_or_else(overflow)?;
+                address.checked_add(length).ok_or_else(overflow)?;
+                self.pin_range(address, length, None)
             }
-            Backing::File(file, offset) => {
-                let view = View::new(file, *offset, length)?;
+            Backing::File(file, start) => {
+                let start = start.checked_add(offset).ok_or_else(overflow)?;
+                let view = View::new(file, start, length)?;
                 self.pin_range(view.address as usize, length, Some(view))
             }
         }
@@ -284,6 +290,7 @@ pub(crate) fn caller() -> Caller {
     Caller {
         raw_io: effective.contains(CapabilitySet::SYS_RAWIO),
         ipc_lock: effective.contains(CapabilitySet::IPC_LOCK),
+        resource: effective.contains(CapabilitySet::SYS_RESOURCE),
     }
 }
 

@@ -21,6 +21,9 @@ pub trait Descriptors {
     /// # Errors
     /// EMFILE and ENFILE as any open; ENOMEM.
     fn install(&self, file: File) -> Result<i32, Errno>;
+
+    /// Takes back a descriptor that [`Descriptors::install`] gave and that the caller has not been told of.
+    fn remove(&self, descriptor: i32);
 }
 
 /// Who calls: the memory and the descriptors that arguments name.
@@ -47,6 +50,17 @@ pub struct MmapRequest {
     pub offset: u64,
 }
 
+/// What the kernel knows of a file before it asks it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileKind {
+    /// It answers `ioctl` only: reading and writing are EINVAL whatever their arguments.
+    Calls,
+    /// Bytes at offsets. `poll` finds it ready always, `lseek` cannot move in it.
+    Bytes,
+    /// What comes and goes in its order: no offsets (`pread` is ESPIPE), and `poll` finds it ready to be written.
+    Queue,
+}
+
 /// The calls of a served file. Where a method is not overridden, the file answers as a character device without it.
 pub trait FileOperations: Send + Sync {
     /// `ioctl`. The answer is the call's return value.
@@ -54,6 +68,11 @@ pub trait FileOperations: Send + Sync {
     /// # Errors
     /// The kernel's for this file and call; ENOTTY for calls that it does not know.
     fn ioctl(&self, caller: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno>;
+
+    /// What kind of file it is.
+    fn kind(&self) -> FileKind {
+        FileKind::Calls
+    }
 
     /// `read` and `pread` of `length` bytes at `offset` into the caller's memory at `address`; answers the bytes read.
     ///

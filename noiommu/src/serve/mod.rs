@@ -2,7 +2,18 @@
 //!
 //! [`File`]s stand for open nodes; whoever intercepts the program's calls (the preload library, a test) hands them on.
 
+mod cdev;
+mod container;
+mod device;
 pub mod devices;
+mod fault_queue;
 mod file;
+mod group;
+mod iommufd;
+mod memory;
+mod node;
+mod settings;
 
-pub use file::{Caller, Descriptors, File, FileOperations, MmapRequest};
+pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest};
+pub use node::{Node, NodeKind};
+pub use settings::{Provider, Settings, VARIABLE};

@@ -1,0 +1,117 @@
+//! /dev/iommu: a context of the engine behind a file.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use noiommu_core::ioctl::Process;
+use noiommu_core::platform::Caller as Privileges;
+use noiommu_core::{Context, Errno, ObjectId, UserMemory};
+
+use super::fault_queue::FaultQueueFile;
+use super::file::{Caller, FileOperations};
+use super::memory::ServedMemory;
+use crate::memory::Backing;
+
+/// A context that open files and bound devices share; it ends with the last of them.
+pub(super) struct Iommufd {
+    context: Mutex<Context<ServedMemory>>,
+}
+
+impl Iommufd {
+    pub(super) fn new(memory: &ServedMemory) -> Arc<Self> {
+        Arc::new(Self { context: Mutex::new(Context::new(memory.clone())) })
+    }
+
+    /// The context, locked. Nothing panics while it is, so a poisoned lock is as good as any.
+    pub(super) fn context(&self) -> MutexGuard<'_, Context<ServedMemory>> {
+        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open /dev/iommu.
+pub(super) struct IommufdFile(pub(super) Arc<Iommufd>);
+
+impl FileOperations for IommufdFile {
+    fn ioctl(&self, caller: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno> {
+        let calling = Calling { caller, iommufd: &self.0, opened: RefCell::new(None) };
+        let answer = self.0.context().ioctl(&calling, request, argument);
+        let answer = answer.map_err(|error| {
+            tracing::debug!(request, %error, "an ioctl on /dev/iommu is refused");
+            error.errno()
+        })?;
+        Ok(i64::from(answer))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The process of a call, for the engine's rules.
+struct Calling<'a> {
+    caller: Caller<'a>,
+    iommufd: &'a Arc<Iommufd>,
+    /// The fault queue that this call has opened.
+    opened: RefCell<Option<Arc<FaultQueueFile>>>,
+}
+
+impl Process<Backing> for Calling<'_> {
+    fn memory(&self) -> &dyn UserMemory {
+        self.caller.user
+    }
+
+    fn caller(&self) -> Privileges {
+        crate::memory::caller()
+    }
+
+    fn user_backing(&self, address: u64) -> Backing {
+        // Addresses are 64 bits wide wherever this runs.
+        Backing::User(address as usize)
+    }
+
+    fn file_backing(&self, descriptor: i32, offset: u64) -> Result<Backing, Errno> {
+        Ok(Backing::File(Arc::new(duplicate(descriptor)?), offset))
+    }
+
+    fn open_fault_queue(&self, queue: ObjectId) -> Result<i32, Errno> {
+        let file = Arc::new(FaultQueueFile::new(self.iommufd.clone(), queue));
+        let descriptor = self.caller.descriptors.install(file.clone())?;
+        self.opened.replace(Some(file));
+        Ok(descriptor)
+    }
+
+    fn take_back(&self, descriptor: i32) {
+        // The context is locked, and the engine has destroyed the queue: its file must not tell the context.
+        if let Some(file) = self.opened.take() {
+            file.abandon();
+        }
+        self.caller.descriptors.remove(descriptor);
+    }
+}
+
+/// A descriptor of our own for what the caller has open.
+fn duplicate(descriptor: i32) -> Result<OwnedFd, Errno> {
+    if descriptor < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: only asked to be duplicated, which answers EBADF if it is not open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let copy = rustix::io::fcntl_dupfd_cloexec(borrowed, 0)
+        .map_err(|error| Errno::from_raw(error.raw_os_error()).unwrap_or(Errno::EBADF))?;
+    Ok(reopened_for_writing(copy))
+}
+
+/// Memory is pinned through a mapping for writing, whatever the caller's descriptor allows; the kernel's own iommufd does not
+/// look at that. So a file that was opened for reading is opened anew, if that may be done.
+fn reopened_for_writing(file: OwnedFd) -> OwnedFd {
+    let writable = rustix::fs::fcntl_getfl(&file)
+        .is_ok_and(|flags| flags & rustix::fs::OFlags::ACCMODE == rustix::fs::OFlags::RDWR);
+    if writable {
+        return file;
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap_or(file)
+}

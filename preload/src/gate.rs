@@ -1,0 +1,73 @@
+//! The way into the engine: who is inside, and that nobody is while the process forks.
+
+use std::cell::{Cell, UnsafeCell};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+
+use crate::raw;
+
+thread_local! {
+    // Without a destructor and with a constant to begin with: reading it never allocates and is always allowed.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Everybody inside holds it for reading; a fork takes it for writing, and so no lock of the engine is held by a thread that the
+/// child does not have.
+static GATE: RwLock<()> = RwLock::new(());
+
+/// Whether this thread is in the engine. What the C library is asked for there is asked for by the engine: it means the kernel.
+#[inline]
+pub(crate) fn is_inside() -> bool {
+    DEPTH.get() > 0
+}
+
+/// Runs a part of the engine. `errno` is the program's, and stays as it was.
+pub(crate) fn engine<R>(work: impl FnOnce() -> R) -> R {
+    let depth = DEPTH.get();
+    // A signal handler that interrupts the engine and calls it again is inside already, and must not wait for a fork that waits
+    // for it.
+    let errno = raw::last_errno();
+    DEPTH.set(depth + 1);
+    let guard = (depth == 0).then(|| GATE.read().unwrap_or_else(PoisonError::into_inner));
+    let result = work();
+    drop(guard);
+    DEPTH.set(depth);
+    raw::set_errno(errno);
+    result
+}
+
+/// The gate while it is closed, from before a fork until after it.
+struct Closed(UnsafeCell<Option<RwLockWriteGuard<'static, ()>>>);
+
+// SAFETY: touched only by the thread that forks, which holds the gate for writing: `prepare` puts the guard in after it got the
+// gate, `parent` and `child` take it out before they give the gate back. In the child, that thread is the only one.
+unsafe impl Sync for Closed {}
+
+static CLOSED: Closed = Closed(UnsafeCell::new(None));
+
+extern "C" fn prepare() {
+    if is_inside() {
+        return;
+    }
+    let guard = GATE.write().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: see `Closed`.
+    unsafe { *CLOSED.0.get() = Some(guard) };
+}
+
+extern "C" fn open_again() {
+    if is_inside() {
+        return;
+    }
+    // SAFETY: see `Closed`.
+    drop(unsafe { (*CLOSED.0.get()).take() });
+}
+
+extern "C" fn open_in_child() {
+    open_again();
+    crate::process::adopt();
+}
+
+/// Has the gate closed while the process forks.
+pub(crate) fn guard_forks() {
+    // SAFETY: functions that stay as long as the process: the library is never unloaded while it serves.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(open_again), Some(open_in_child)) };
+}
