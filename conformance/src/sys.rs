@@ -118,7 +118,8 @@ pub(crate) fn poll(fd: i32, events: i16, milliseconds: c_int) -> Call<i16> {
 
 pub(crate) fn eventfd(initial: u32) -> Call<i32> {
     // SAFETY: no memory is touched.
-    check(unsafe { libc::eventfd(initial, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into()).map(|fd| fd as i32)
+    check(unsafe { libc::eventfd(initial, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())
+        .map(|fd| fd as i32)
 }
 
 pub(crate) fn pipe() -> Call<(i32, i32)> {
@@ -130,7 +131,8 @@ pub(crate) fn pipe() -> Call<(i32, i32)> {
 
 pub(crate) fn memfd(flags: u32) -> Call<i32> {
     // SAFETY: the name is a string with its end.
-    check(unsafe { libc::memfd_create(c"case".as_ptr(), flags | libc::MFD_CLOEXEC) }.into()).map(|fd| fd as i32)
+    check(unsafe { libc::memfd_create(c"case".as_ptr(), flags | libc::MFD_CLOEXEC) }.into())
+        .map(|fd| fd as i32)
 }
 
 pub(crate) fn ftruncate(fd: i32, length: i64) -> Call<i64> {
@@ -139,7 +141,14 @@ pub(crate) fn ftruncate(fd: i32, length: i64) -> Call<i64> {
 }
 
 /// `mmap`, at `at` exactly where it is not 0.
-pub(crate) fn mmap(at: u64, length: usize, protection: c_int, flags: c_int, fd: i32, offset: i64) -> Call<u64> {
+pub(crate) fn mmap(
+    at: u64,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    fd: i32,
+    offset: i64,
+) -> Call<u64> {
     // SAFETY: an address is given only within the range that the runner keeps for the buffers of cases.
     let address = unsafe { libc::mmap(at as *mut c_void, length, protection, flags, fd, offset) };
     if address == libc::MAP_FAILED { Err(errno()) } else { Ok(address as u64) }
@@ -164,8 +173,7 @@ pub(crate) fn madvise(at: u64, length: usize, advice: c_int) -> Call<i64> {
 pub(crate) fn move_page(from: u64, to: u64, length: usize) -> Call<i64> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: both are memory of the case itself.
-    let address =
-        unsafe { libc::mremap(from as *mut c_void, length, length, flags, to as *mut c_void) };
+    let address = unsafe { libc::mremap(from as *mut c_void, length, length, flags, to as *mut c_void) };
     if address == libc::MAP_FAILED { Err(errno()) } else { Ok(0) }
 }
 

@@ -41,7 +41,9 @@ fn path(world: &World<'_>, text: &str) -> Result<String, Mistake> {
         "cdev" => device.cdev_path(),
         "group" => device.group_path(),
         // The cdev's entry in its class, below the device.
-        "vfio-dev" => device.cdev.as_ref().map(|name| format!("{}/vfio-dev/{name}/{below}", device.sysfs.display())),
+        "vfio-dev" => {
+            device.cdev.as_ref().map(|name| format!("{}/vfio-dev/{name}/{below}", device.sysfs.display()))
+        }
         "sysfs" => Some(format!("{}/{below}", device.sysfs.display())),
         _ => Some(text.to_owned()),
     };
@@ -261,7 +263,9 @@ fn stat(world: &mut World<'_>, words: &[String]) -> Answer {
         .strip_prefix("cdev:")
         .and_then(|role| world.roles.get(role))
         .and_then(|device| Some((&device.sysfs, device.cdev.as_ref()?)))
-        .and_then(|(sysfs, cdev)| std::fs::read_to_string(sysfs.join("vfio-dev").join(cdev).join("dev")).ok());
+        .and_then(|(sysfs, cdev)| {
+            std::fs::read_to_string(sysfs.join("vfio-dev").join(cdev).join("dev")).ok()
+        });
     Ok(about(sys::stat(&path), told.as_deref()))
 }
 
