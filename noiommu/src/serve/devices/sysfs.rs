@@ -107,14 +107,14 @@ impl Claimed {
     fn read_rom(&self) -> Option<Vec<u8>> {
         const COMMAND: u16 = 4;
         const MEMORY: u32 = 2;
-        let file = files::open(&self.device.directory().join("rom"), OFlags::RDWR).ok()?;
+        let path = self.device.directory().join("rom");
         let command = self.config_read(COMMAND, 2).ok()?;
         if command & MEMORY == 0 {
             self.config_write(COMMAND, 2, command | MEMORY).ok()?;
         }
-        rustix::io::write(&file, b"1").ok()?;
-        let rom = files::read_all(&file).ok();
-        let _ = rustix::io::pwrite(&file, b"0", 0);
+        let enabled = files::write_line(&path, "1").is_ok();
+        let rom = files::read(&path).ok().filter(|_| enabled);
+        let _ = files::write_line(&path, "0");
         if command & MEMORY == 0 {
             let _ = self.config_write(COMMAND, 2, command);
         }
