@@ -185,7 +185,13 @@ fn structure(world: &World<'_>, call: &Call, given: &[String]) -> Result<Vec<u8>
 
 /// The argument of a call without a structure: a number, `int:N` (a pointer to it), or a string in quotes.
 fn plain_argument(world: &World<'_>, scratch: &Scratch, given: &[String]) -> Result<u64, Mistake> {
-    let Some(word) = given.iter().find(|word| !word.starts_with("@request=")) else { return Ok(0) };
+    match option(given, "@arg") {
+        Some("null") => return Ok(0),
+        Some("bad") => return Ok(scratch.end),
+        Some(expression) => return world.value(expression),
+        None => {}
+    }
+    let Some(word) = given.iter().find(|word| !word.starts_with('@')) else { return Ok(0) };
     if let Some(text) = word.strip_prefix('"') {
         let text = text.trim_end_matches('"');
         // `{edu}` is that device's PCI address.
@@ -206,12 +212,7 @@ fn plain_argument(world: &World<'_>, scratch: &Scratch, given: &[String]) -> Res
         sys::store(at, 4, world.value(value)?);
         return Ok(at);
     }
-    match option(given, "@arg") {
-        Some("null") => Ok(0),
-        Some("bad") => Ok(scratch.end),
-        Some(expression) => world.value(expression),
-        None => world.value(word),
-    }
+    world.value(word)
 }
 
 /// Runs `ioctl fd NUMBER [ARGUMENT]`: any number, any argument.

@@ -319,7 +319,8 @@ impl Memory {
                 }
             }
         }
-        "pa(?)".to_owned()
+        // A frame that this process has never seen: another process's, or nobody's.
+        "pa(elsewhere)".to_owned()
     }
 
     /// The frame of the page at `address` now; 0 where there is none.

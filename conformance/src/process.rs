@@ -8,7 +8,7 @@ use crate::names;
 use crate::parse::Step;
 use crate::steps;
 use crate::sys::{self, Ended};
-use crate::world::{Answer, World, mistake, word};
+use crate::world::{Answer, Mistake, World, mistake, word};
 
 /// The environment variable by which a process finds, after exec, what it shall run.
 pub(crate) const EXEC: &str = "NOIOMMU_CONFORMANCE_EXEC";
@@ -82,12 +82,12 @@ fn until_it_waits(child: &Child) {
 }
 
 /// `wait`, in a child: lets the parent go on until it says `resume`.
-pub(crate) fn wait(world: &World<'_>) -> Answer {
+pub(crate) fn wait(world: &World<'_>) -> Result<(), Mistake> {
     let Some((waits, told)) = world.rendezvous else { return mistake("only a child waits") };
     let mut byte = 1_u8;
     let _ = sys::pwrite(waits, &raw const byte as u64, 1, None);
     let _ = sys::pread(told, &raw mut byte as u64, 1, None);
-    Ok(String::new())
+    Ok(())
 }
 
 /// `resume NAME`: lets the child go on, and waits until it waits again or has ended.

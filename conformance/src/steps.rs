@@ -20,6 +20,12 @@ pub(crate) const MISTAKE: &str = "mistake: ";
 /// A mistake in the case's text, which is reported too and ends the case.
 pub(crate) fn run_all(world: &mut World<'_>, steps: &[Step]) -> Result<(), Mistake> {
     for step in steps {
+        if step.verb() == "wait" {
+            // Told before it happens: who waits may be killed.
+            report(world, step.line, "");
+            process::wait(world)?;
+            continue;
+        }
         match run(world, step) {
             Ok(answer) => report(world, step.line, &answer),
             Err(Mistake(what)) => {
@@ -65,7 +71,6 @@ fn run(world: &mut World<'_>, step: &Step) -> Answer {
         "child" => process::child(world, step),
         "thread" => process::thread(world, step),
         "exec" => process::exec(world, step),
-        "wait" => process::wait(world),
         "resume" => process::resume(world, words),
         "join" => process::join(world, words, false),
         "kill" => process::join(world, words, true),

@@ -179,6 +179,9 @@ pub(crate) fn move_page(from: u64, to: u64, length: usize) -> Call<i64> {
 
 /// Reads the number of `width` bytes (1, 2, 4, 8) at `at`, in one access where it is aligned.
 pub(crate) fn load(at: u64, width: usize) -> u64 {
+    if !at.is_multiple_of(width.max(1) as u64) {
+        return get(at, width).iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    }
     // SAFETY: an address of the case's own memory; one that is not there kills the case's process, which is its answer.
     unsafe {
         match width {
@@ -192,6 +195,9 @@ pub(crate) fn load(at: u64, width: usize) -> u64 {
 
 /// Writes it.
 pub(crate) fn store(at: u64, width: usize, value: u64) {
+    if !at.is_multiple_of(width.max(1) as u64) {
+        return put(at, value.to_le_bytes().get(..width).unwrap_or_default());
+    }
     // SAFETY: as for `load`.
     unsafe {
         match width {

@@ -23,6 +23,7 @@ pub(super) fn step(world: &mut World<'_>, verb: &str, words: &[String]) -> Optio
         "truncate" => truncate(world, words),
         "seal" => seal(world, words),
         "frame" => frame(world, words),
+        "physical" => physical(world, words),
         _ => return None,
     })
 }
@@ -220,4 +221,16 @@ fn frame(world: &mut World<'_>, words: &[String]) -> Answer {
         0 => "none".to_owned(),
         frame => world.memory.physical(frame * PAGE, roles),
     })
+}
+
+/// `physical ADDRESS $NAME`: keeps the physical address that pagemap tells, for what has no IOAS to ask.
+fn physical(world: &mut World<'_>, words: &[String]) -> Answer {
+    let address = world.value(word(words, 0)?)?;
+    let Some(name) = word(words, 1)?.strip_prefix('$') else { return mistake("physical ADDRESS $NAME") };
+    let frame = world.memory.frame(address);
+    if frame == 0 {
+        return Ok("no page there".to_owned());
+    }
+    world.variables.insert(name.to_owned(), frame * PAGE + address % PAGE);
+    Ok(String::new())
 }

@@ -176,7 +176,8 @@ fn lseek(world: &mut World<'_>, words: &[String]) -> Answer {
     })
 }
 
-/// `read FD LENGTH`, `pread FD OFFSET LENGTH`, `into=ADDRESS`: the count and what came.
+/// `read FD LENGTH`, `pread FD OFFSET LENGTH`, `into=ADDRESS`: the count and what came; `-> $name` keeps it instead, for what
+/// differs between machines.
 fn read(world: &mut World<'_>, words: &[String], positioned: bool) -> Answer {
     let fd = world.file(word(words, 0)?)?;
     let offset = if positioned { Some(world.value(word(words, 1)?)? as i64) } else { None };
@@ -192,6 +193,13 @@ fn read(world: &mut World<'_>, words: &[String], positioned: bool) -> Answer {
         Ok(count) if option(words, "into").is_some() || count == 0 => count.to_string(),
         Ok(count) => {
             let got = room.get(..count as usize).unwrap_or_default();
+            if let Some(name) =
+                words.last().and_then(|word| word.strip_prefix('$')).filter(|_| has(words, "->"))
+            {
+                let value = got.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+                world.variables.insert(name.to_owned(), value);
+                return Ok(count.to_string());
+            }
             format!("{count}: {}", bytes(got))
         }
     })
