@@ -2,7 +2,7 @@
 //! library's names lead back to us.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
@@ -12,9 +12,29 @@ pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Moves a descriptor that is kept open out of the way: a program that is served counts on the lowest free numbers.
+pub(crate) fn aside(descriptor: OwnedFd) -> OwnedFd {
+    let lowest = lowest_aside();
+    if descriptor.as_raw_fd() >= lowest {
+        return descriptor;
+    }
+    rustix::io::fcntl_dupfd_cloexec(&descriptor, lowest).unwrap_or(descriptor)
+}
+
+/// The lowest number for descriptors of ours that are kept: the upper half of what the process may have.
+pub(crate) fn lowest_aside() -> RawFd {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    i32::try_from(limit / 2).unwrap_or(1 << 19).min(1 << 19)
+}
+
 /// Whether there is something there; a link that leads nowhere is something.
 pub(crate) fn exists(path: &Path) -> bool {
-    fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    metadata(path).is_ok()
+}
+
+/// What `lstat` tells.
+pub(crate) fn metadata(path: &Path) -> io::Result<fs::Stat> {
+    Ok(fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// All of a file.

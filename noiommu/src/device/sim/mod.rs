@@ -13,7 +13,7 @@ use self::edu::Edu;
 pub(crate) use self::wires::Signal;
 use self::wires::{MSI_FLAGS, Wires};
 use super::bar::Registers;
-use super::config::{COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY};
+use super::config::{COMMAND, COMMAND_BUS_MASTER};
 use super::{Backend, Provider};
 use crate::memory::SimulatedMemory;
 use crate::{Error, ErrorKind, Result};

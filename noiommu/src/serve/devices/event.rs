@@ -12,6 +12,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use rustix::fs::CWD;
 use rustix::io::{IoSliceMut, ReadWriteFlags};
 
+use crate::files;
+
 /// An eventfd of the caller that is held here, whatever becomes of the caller's descriptor.
 #[derive(Clone)]
 pub(crate) struct Event(Arc<OwnedFd>);
@@ -27,7 +29,7 @@ impl Event {
         }
         // SAFETY: only duplicated, which answers EBADF where it is not open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        let held = rustix::io::fcntl_dupfd_cloexec(descriptor, 0).map_err(errno)?;
+        let held = rustix::io::fcntl_dupfd_cloexec(descriptor, files::lowest_aside()).map_err(errno)?;
         let link = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", held.as_raw_fd()), Vec::new());
         if link.map_err(errno)?.as_bytes() != b"anon_inode:[eventfd]" {
             return Err(Errno::EINVAL);
@@ -103,8 +105,9 @@ impl Watcher {
     /// # Errors
     /// EMFILE; ENOMEM.
     pub(crate) fn new(tell: impl Fn(u64) + Send + Sync + 'static) -> Result<Self, Errno> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno)?;
+        let epoll = files::aside(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno)?);
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(errno)?;
+        let stop = files::aside(stop);
         epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN).map_err(errno)?;
         let shared = Shared {
             epoll,

@@ -93,7 +93,9 @@ fn call_with(file: &impl AsFd, request: u32, memory: &mut [u8]) -> Result<i64, E
 }
 
 fn open_node(path: &str) -> Result<OwnedFd, Errno> {
-    files::open(&PathBuf::from(path), OFlags::RDWR).map_err(|error| crate::error::errno_of(&error))
+    files::open(&PathBuf::from(path), OFlags::RDWR)
+        .map(files::aside)
+        .map_err(|error| crate::error::errno_of(&error))
 }
 
 /// The kernel's group of this number, opened here already or for a moment.
@@ -119,7 +121,7 @@ impl Open {
         let device = call_with(&group, VFIO_GROUP_GET_DEVICE_FD, &mut name)?;
         let device = i32::try_from(device).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel has just made it for us.
-        let device = unsafe { rustix::fd::FromRawFd::from_raw_fd(device) };
+        let device = files::aside(unsafe { rustix::fd::FromRawFd::from_raw_fd(device) });
         Ok(Self {
             device,
             _group: group,

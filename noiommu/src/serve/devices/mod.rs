@@ -14,6 +14,9 @@ use noiommu_core::Errno;
 use noiommu_core::vfio::pci::{Address, Neighbours};
 
 pub use self::buffer::BarBuffer;
+pub(super) use self::group::device as by_group;
+pub(super) use self::sim::edu as simulated_edu;
+pub(super) use self::sysfs::device as by_sysfs;
 use super::{Caller, MmapRequest};
 
 /// What `domain:bus:device.function` says, as sysfs writes it.

@@ -10,8 +10,8 @@ use noiommu_core::{Errno, TryVec};
 use super::ServedDevice;
 use super::event::{Event, Watch, Watcher};
 use super::served::{Mappable, Served, Way};
+use crate::device::Backend as _;
 use crate::device::sim::{self, Signal, SimDevice};
-use crate::device::{Backend as _, Registers as _};
 use crate::memory::SimulatedMemory;
 use crate::serve::MmapRequest;
 
