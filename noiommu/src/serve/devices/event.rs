@@ -84,7 +84,8 @@ impl Shared {
 
     fn run(&self) {
         crate::process::block_signals();
-        let mut events = [MaybeUninit::uninit(); 16];
+        // All that may be watched at once: eventfds that several wait for are told to all of them, before the signal is taken.
+        let mut events = [MaybeUninit::uninit(); 1024];
         while !self.stopped.load(Ordering::Acquire) {
             let Ok((ready, _)) = epoll::wait(&self.epoll, &mut events, None) else { continue };
             for event in ready.iter() {
