@@ -20,6 +20,11 @@ pub(crate) fn is_inside() -> bool {
     DEPTH.get() > 0
 }
 
+/// Makes this thread one of the engine's for as long as it lives. A fork does not wait for it.
+pub(crate) fn stay_inside() {
+    DEPTH.set(1);
+}
+
 /// Runs a part of the engine. `errno` is the program's, and stays as it was.
 pub(crate) fn engine<R>(work: impl FnOnce() -> R) -> R {
     let depth = DEPTH.get();

@@ -7,7 +7,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use libc::{DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, size_t, ssize_t};
+use libc::{DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, pthread_attr_t, pthread_t, size_t, ssize_t};
+
+use crate::hooks::Start;
 
 /// What stands for a function that this C library does not have: ENOSYS.
 extern "C" fn absent() -> isize {
@@ -85,5 +87,6 @@ real! {
     glob as c"glob": unsafe extern "C" fn(*const c_char, c_int, GlobError, *mut glob_t) -> c_int;
     sigaction as c"sigaction": unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
     signal as c"signal": unsafe extern "C" fn(c_int, usize) -> usize;
+    pthread_create as c"pthread_create": unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
     sysv_signal as c"sysv_signal": unsafe extern "C" fn(c_int, usize) -> usize;
 }

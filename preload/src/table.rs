@@ -67,11 +67,14 @@ const LIMIT: usize = PIECE * PIECES;
 
 type Notes = [AtomicU32; PIECE];
 
-/// The notes: 0, or twice the slot's number plus one (counted from 1) for a descriptor that is closed on exec.
+/// The notes: 0, or twice the slot's number (counted from 1) plus one for a descriptor that is closed on exec, or [`ENGINES`].
 static NOTES: [AtomicPtr<Notes>; PIECES] = [const { AtomicPtr::new(ptr::null_mut()) }; PIECES];
 
-/// How many descriptors are served.
-static SERVED: AtomicUsize = AtomicUsize::new(0);
+/// The note of a descriptor that is the engine's own.
+const ENGINES: u32 = u32::MAX;
+
+/// How many descriptors are noted.
+static NOTED: AtomicUsize = AtomicUsize::new(0);
 
 struct Slot {
     /// Who uses it: each descriptor and each call under way. 0: free.
@@ -122,6 +125,12 @@ fn note(fd: c_int) -> Option<&'static AtomicU32> {
     }
     // SAFETY: pieces come from a box and are never freed.
     unsafe { (*notes).get(fd % PIECE) }
+}
+
+/// The slot that a note names.
+#[inline]
+fn number(note: u32) -> Option<u32> {
+    if note == ENGINES { None } else { (note >> 1).checked_sub(1) }
 }
 
 fn slot(number: u32) -> Option<&'static Slot> {
@@ -179,7 +188,7 @@ impl Kept {
 
     /// The reference that a note was.
     fn from_note(note: u32) -> Option<Self> {
-        let number = (note >> 1).checked_sub(1)?;
+        let number = number(note)?;
         Some(Self { number, slot: slot(number)? })
     }
 }
@@ -213,16 +222,22 @@ impl Drop for Kept {
     }
 }
 
-/// Whether any descriptor is served.
+/// Whether any descriptor is noted.
 #[inline]
 pub(crate) fn is_any() -> bool {
-    SERVED.load(Ordering::Relaxed) > 0
+    NOTED.load(Ordering::Relaxed) > 0
 }
 
 /// Whether this descriptor is served.
 #[inline]
 pub(crate) fn is_served(fd: c_int) -> bool {
-    note(fd).is_some_and(|note| note.load(Ordering::Acquire) != 0)
+    note(fd).is_some_and(|note| number(note.load(Ordering::Acquire)).is_some())
+}
+
+/// Whether this descriptor is the engine's own.
+#[inline]
+pub(crate) fn is_engines(fd: c_int) -> bool {
+    note(fd).is_some_and(|note| note.load(Ordering::Acquire) == ENGINES)
 }
 
 /// What a served descriptor is open on; `None` for all others.
@@ -231,7 +246,7 @@ pub(crate) fn get(fd: c_int) -> Option<Kept> {
     let note = note(fd)?;
     loop {
         let noted = note.load(Ordering::Acquire);
-        let number = (noted >> 1).checked_sub(1)?;
+        let number = number(noted)?;
         // Counted after the slot was emptied, or filled anew: then the note is another one by now.
         if let Some(kept) = Kept::count(number)
             && note.load(Ordering::Acquire) >> 1 == noted >> 1
@@ -243,7 +258,7 @@ pub(crate) fn get(fd: c_int) -> Option<Kept> {
 
 /// Whether a served descriptor is closed on exec.
 pub(crate) fn closes_on_exec(fd: c_int) -> bool {
-    note(fd).is_some_and(|note| note.load(Ordering::Acquire) & 1 != 0)
+    is_served(fd) && note(fd).is_some_and(|note| note.load(Ordering::Acquire) & 1 != 0)
 }
 
 /// The right to change notes, with the descriptors that they are of.
@@ -264,32 +279,41 @@ impl Change {
     /// # Errors
     /// EMFILE: the number is too large to be served.
     pub(crate) fn set(&self, fd: c_int, kept: Kept, close_on_exec: bool) -> Result<Option<Kept>, Errno> {
-        let number = fd as u32 as usize;
-        let notes = NOTES.get(number / PIECE).ok_or(Errno::EMFILE)?;
-        let notes = piece(notes, || [const { AtomicU32::new(0) }; PIECE]);
-        let note = notes.get(number % PIECE).ok_or(Errno::EMFILE)?;
-        SERVED.fetch_add(1, Ordering::Relaxed);
-        let old = Kept::from_note(note.swap(kept.into_note(close_on_exec), Ordering::AcqRel));
-        if old.is_some() {
-            SERVED.fetch_sub(1, Ordering::Relaxed);
+        let place = Self::place(fd).ok_or(Errno::EMFILE)?;
+        Ok(Self::swap(place, kept.into_note(close_on_exec)))
+    }
+
+    /// Notes a descriptor as the engine's own, where that can be noted.
+    pub(crate) fn set_engines(&self, fd: c_int) {
+        if let Some(place) = Self::place(fd) {
+            drop(Self::swap(place, ENGINES));
         }
-        Ok(old)
     }
 
     /// Forgets a descriptor; what it was noted as is given back.
     pub(crate) fn clear(&self, fd: c_int) -> Option<Kept> {
-        let old = Kept::from_note(note(fd)?.swap(0, Ordering::AcqRel));
-        if old.is_some() {
-            SERVED.fetch_sub(1, Ordering::Relaxed);
-        }
-        old
+        Self::swap(note(fd)?, 0)
+    }
+
+    fn place(fd: c_int) -> Option<&'static AtomicU32> {
+        let number = fd as u32 as usize;
+        let notes = piece(NOTES.get(number / PIECE)?, || [const { AtomicU32::new(0) }; PIECE]);
+        notes.get(number % PIECE)
+    }
+
+    fn swap(place: &AtomicU32, new: u32) -> Option<Kept> {
+        let old = place.swap(new, Ordering::AcqRel);
+        match (old, new) {
+            (0, 1..) => NOTED.fetch_add(1, Ordering::Relaxed),
+            (1.., 0) => NOTED.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        Kept::from_note(old)
     }
 
     /// Notes whether a served descriptor is closed on exec.
     pub(crate) fn set_close_on_exec(&self, fd: c_int, close: bool) {
-        if let Some(note) = note(fd)
-            && note.load(Ordering::Acquire) != 0
-        {
+        if let Some(note) = note(fd).filter(|_| is_served(fd)) {
             if close {
                 note.fetch_or(1, Ordering::AcqRel);
             } else {
@@ -298,8 +322,17 @@ impl Change {
         }
     }
 
-    /// The served descriptors in `first..=last`.
+    /// The served descriptors in `first..=last`, in their order.
     pub(crate) fn served(&self, first: u32, last: u32) -> Vec<c_int> {
+        Self::all(first, last, is_served)
+    }
+
+    /// The engine's own descriptors in `first..=last`, in their order.
+    pub(crate) fn engines(&self, first: u32, last: u32) -> Vec<c_int> {
+        Self::all(first, last, is_engines)
+    }
+
+    fn all(first: u32, last: u32, is: impl Fn(c_int) -> bool) -> Vec<c_int> {
         let mut all = Vec::new();
         for (number, notes) in (0..).zip(&NOTES) {
             let base = number * PIECE as u32;
@@ -307,7 +340,7 @@ impl Change {
                 continue;
             }
             let range = base.max(first)..=(base + (PIECE as u32 - 1)).min(last);
-            all.extend(range.map(|fd| fd as c_int).filter(|&fd| is_served(fd)));
+            all.extend(range.map(|fd| fd as c_int).filter(|&fd| is(fd)));
         }
         all
     }

@@ -90,7 +90,7 @@ interpose! {
 pub(crate) fn open_at(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     let kernel = |directory: c_int, path: *const c_char| -> c_long {
         let fd: c_int = cancellable!(openat, SYS_openat(directory, path, flags, mode));
-        fd.into()
+        super::engine::keep(fd).into()
     };
     let follow = flags & libc::O_NOFOLLOW == 0;
     route(directory, path, follow, kernel, |entry| open_entry(entry, flags, mode).map(Into::into)) as c_int
