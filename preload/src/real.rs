@@ -7,7 +7,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use libc::{DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, pthread_attr_t, pthread_t, size_t, ssize_t};
+use libc::{
+    DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, pthread_attr_t, pthread_t, size_t, ssize_t,
+};
 
 use crate::hooks::Start;
 

@@ -33,6 +33,7 @@
 #define WORDS 0x3b09
 #define FLAGS 0x3b0a
 #define REMOVE 0x3b0b
+#define WORD 0x3b0c
 
 struct reverse {
     uint64_t address;

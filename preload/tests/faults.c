@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 
 static char *none, *edge;
 static sigjmp_buf back;
@@ -63,11 +64,9 @@ static void bad_pointers(int fd) {
         FAILS(lstat(at, (struct stat *)in), EFAULT);
         FAILS(readlink(at, in, sizeof in), EFAULT);
         FAILS(sendmsg(0x7fff, at, 0), EBADF);
-        FAILS(opendir(at) ? 0 : -1, EFAULT);
     }
     /* Half of it there. */
-    strcpy(edge - 5, "/dev/");
-    edge[-1] = '/';
+    memcpy(edge - 5, "/dev/", 5);
     FAILS(open(edge - 5, O_RDWR), EFAULT);
     strcpy(edge - sizeof IOMMU, IOMMU);
     int again = open(edge - sizeof IOMMU, O_RDWR);
@@ -176,6 +175,20 @@ int main(void) {
     printf("a copy takes %.3f of process_vm_readv\n", best);
     CHECK(best < 0.5);
     FAILS(ioctl(fd, SYSTEM_TIME, none), EFAULT);
+    /* And a whole call that reads one word costs less than the system call alone. */
+    struct timespec begin, end;
+    double whole = 1e9;
+    for (int round = 0; round < 5; round++) {
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        for (int call = 0; call < 100000; call++)
+            ioctl(fd, WORD, &word);
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        double time = (end.tv_sec - begin.tv_sec) * 1e9 + end.tv_nsec - begin.tv_nsec;
+        double ratio = time / ioctl(fd, SYSTEM_TIME, &word);
+        whole = ratio < whole ? ratio : whole;
+    }
+    printf("a call with one copy takes %.3f of process_vm_readv\n", whole);
+    CHECK(ioctl(fd, WORD, &word) == 1 && whole < 1);
     CHECK(close(fd) == 0 && live() == 0);
     return 0;
 }

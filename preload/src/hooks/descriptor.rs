@@ -137,7 +137,11 @@ fn note_unless_borrowed<T>(note: impl FnOnce() -> Option<T>) -> Option<T> {
 fn control(fd: c_int, command: c_int, argument: usize) -> c_int {
     if !table::is_served(fd) {
         let answer = cancellable!(fcntl, SYS_fcntl(fd, command, argument));
-        return if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) { engine::keep(answer) } else { answer };
+        return if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
+            engine::keep(answer)
+        } else {
+            answer
+        };
     }
     match command {
         libc::F_DUPFD => duplicate(fd, argument, false),

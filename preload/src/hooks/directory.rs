@@ -149,7 +149,7 @@ interpose! {
     }
 
     fn seekdir(stream: *mut DIR, place: c_long) {
-        let next = if place <= -2 { usize::try_from(-2 - place).ok() } else { None };
+        let next = usize::try_from((-2_i64).saturating_sub(place)).ok();
         let sought = with(stream, |streams, at| {
             streams[at].begin();
             if next.is_some() {

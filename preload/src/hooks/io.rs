@@ -318,10 +318,10 @@ fn through(kept: &Kept, way: Way, pieces: &[(u64, u64)], begin: u64, stands: boo
     let mut total = 0_u64;
     let mut outcome = Ok(());
     for &(address, length) in pieces {
-        let length = length.min(MOST - total);
+        let length = length.min(MOST.saturating_sub(total));
         match ask(|caller| way.ask(file, caller, address, length, begin.wrapping_add(total))) {
             Ok(bytes) => {
-                total += bytes;
+                total = total.saturating_add(bytes);
                 if bytes != length || total >= MOST {
                     break;
                 }

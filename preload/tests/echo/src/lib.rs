@@ -26,6 +26,7 @@ const QUEUE: u32 = 0x3b08;
 const WORDS: u32 = 0x3b09;
 const FLAGS: u32 = 0x3b0a;
 const REMOVE: u32 = 0x3b0b;
+const WORD: u32 = 0x3b0c;
 
 /// How many echo files are open.
 static OPEN: AtomicI64 = AtomicI64::new(0);
@@ -181,6 +182,7 @@ impl FileOperations for Echo {
                 self.words.store(argument, Ordering::SeqCst);
                 Ok(argument as i32 as i64 & 0xffff)
             }
+            WORD => word(caller, argument).map(|word| word as i64),
             FLAGS => Ok(self.flags.into()),
             _ => Err(Errno::ENOTTY),
         }
