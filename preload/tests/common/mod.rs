@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -16,7 +17,10 @@ pub(crate) fn library() -> PathBuf {
 /// A program of this directory, compiled.
 pub(crate) fn compiled(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name).with_extension("c");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let program = format!("{name}-{}-{number}", std::process::id());
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(program);
     let done = Command::new("cc")
         .args([
             "-O2",
