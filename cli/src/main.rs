@@ -1,5 +1,6 @@
 //! The `noiommu` program: every subcommand lives in its own module, this file only tells them apart.
 
+mod config;
 mod demo;
 mod optin;
 mod proof;
@@ -33,6 +34,8 @@ enum Room {
         #[command(subcommand)]
         proof: proof::Command,
     },
+    /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
+    Config(config::Arguments),
     /// Allow drivers of real devices without an IOMMU on this machine (unsafe; root; until restart)
     Enable(optin::Options),
     /// Take that back
@@ -42,21 +45,41 @@ enum Room {
 /// Exit code of work that could not be done.
 const FAILED: u8 = 1;
 
-/// Says what went wrong and what helps, in the form asked for.
+/// Work that could not be done, as it is told.
+struct Failure<'a> {
+    /// What kind of trouble it is, a word for programs.
+    kind: &'a str,
+    /// The name of the error number, where there is one.
+    errno: Option<&'a str>,
+    /// What failed and why, a sentence.
+    cause: &'a str,
+    /// What helps.
+    remedy: Option<&'a str>,
+}
+
+/// Says what went wrong in the library and what helps, in the form asked for.
 fn failed(json: bool, error: &noiommu::Error) -> ExitCode {
-    let remedy = error.remedy();
+    tell_failure(
+        json,
+        &Failure {
+            kind: &format!("{:?}", error.kind()),
+            errno: error.errno().name(),
+            cause: error.cause(),
+            remedy: error.remedy(),
+        },
+    )
+}
+
+/// Says what went wrong and what helps, in the form asked for.
+fn tell_failure(json: bool, failure: &Failure<'_>) -> ExitCode {
+    let Failure { kind, errno, cause, remedy } = failure;
     if json {
-        let error = json!({
-            "kind": format!("{:?}", error.kind()),
-            "errno": error.errno().name(),
-            "cause": error.cause(),
-            "remedy": remedy,
-        });
+        let error = json!({ "kind": kind, "errno": errno, "cause": cause, "remedy": remedy });
         let _ = writeln!(std::io::stdout(), "{}", json!({ "error": error }));
     } else {
         let heading = ui::styled(AnsiColor::Red.on_default().bold(), "noiommu:");
         let mut out = anstream::stderr();
-        let _ = writeln!(out, "{heading} {}", error.cause());
+        let _ = writeln!(out, "{heading} {cause}");
         if let Some(remedy) = remedy {
             let _ = writeln!(out, "  {} {remedy}", ui::styled(Style::new().bold(), "try:"));
         }
@@ -76,6 +99,7 @@ fn main() -> ExitCode {
     match Cli::parse().room {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
+        Room::Config(arguments) => config::run(&arguments),
         Room::Enable(options) => optin::enable(&options),
         Room::Disable(options) => optin::disable(&options),
     }

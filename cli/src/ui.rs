@@ -40,14 +40,9 @@ impl PatientBar {
         }
     }
 
-    /// Prints lines above the bar. A reader that went away is no reason to fail: the exit code still tells.
+    /// Prints lines above the bar.
     pub(crate) fn print<L: std::fmt::Display>(&self, lines: &[L]) {
-        self.bar.suspend(|| {
-            let mut out = anstream::stdout();
-            for line in lines {
-                let _ = writeln!(out, "{line}");
-            }
-        });
+        self.bar.suspend(|| print_lines(lines));
     }
 
     /// Takes the bar away.
@@ -89,6 +84,14 @@ impl Cells {
         } else {
             Self::ASCII
         }
+    }
+}
+
+/// Prints lines. A reader that went away is no reason to fail: the exit code still tells.
+pub(crate) fn print_lines<L: std::fmt::Display>(lines: &[L]) {
+    let mut out = anstream::stdout();
+    for line in lines {
+        let _ = writeln!(out, "{line}");
     }
 }
 

@@ -30,6 +30,7 @@ errnos! {
     ENOENT = 2, "No such object";
     EINTR = 4, "Interrupted by a signal";
     EIO = 5, "Input or output error";
+    ENXIO = 6, "No such device or address";
     E2BIG = 7, "Structure larger than known, with a nonzero tail";
     EBADF = 9, "Bad file descriptor";
     EAGAIN = 11, "Try again";

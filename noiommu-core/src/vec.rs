@@ -42,6 +42,18 @@ impl<T> TryVec<T> {
     }
 }
 
+impl<T> TryVec<T> {
+    /// Takes out the element at `index`, whose place the last one takes; nothing where there is none.
+    pub fn swap_remove(&mut self, index: usize) -> Option<T> {
+        let last = self.0.len().checked_sub(1)?;
+        if index > last {
+            return None;
+        }
+        self.0.swap(index, last);
+        self.0.pop()
+    }
+}
+
 impl<T> Default for TryVec<T> {
     fn default() -> Self {
         Self::new()

@@ -272,6 +272,27 @@ fn copies_share_memory_and_pins() {
 }
 
 #[test]
+fn only_what_is_not_pinned_yet_is_pinned() {
+    let mut context = context();
+    let pinned = context.platform().pinned.clone();
+    let (a, b) = (context.ioas_alloc().unwrap(), context.ioas_alloc().unwrap());
+    let (first, second) = (context.bind().unwrap(), context.bind().unwrap());
+    map(&mut context, a, 0x10000, 0x5000_0000, 0x5000).unwrap();
+    // The second and the fourth page of five.
+    copy(&mut context, a, 0x11000, 0x1000, b, 0x1000).unwrap();
+    copy(&mut context, a, 0x13000, 0x1000, b, 0x2000).unwrap();
+    context.attach(second, b).unwrap();
+    assert_eq!(pinned.get(), 0x2000);
+    context.attach(first, a).unwrap();
+    assert_eq!(pinned.get(), 0x5000);
+    assert_eq!(pa(&context, a, 0x13000, u64::MAX), Ok((place(0x5000_3000), 0x1000)));
+    context.unmap(b, range(0x1000, 0x1000)).unwrap();
+    assert_eq!(pinned.get(), 0x5000);
+    context.detach(first).unwrap();
+    assert_eq!(pinned.get(), 0x1000);
+}
+
+#[test]
 fn a_copy_takes_the_places_of_what_is_pinned() {
     let mut context = context();
     let (a, b) = (context.ioas_alloc().unwrap(), context.ioas_alloc().unwrap());

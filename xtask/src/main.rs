@@ -26,6 +26,8 @@ enum Task {
     /// Run our programs in an emulated machine, with the host as witness
     #[command(subcommand)]
     Vm(Guest),
+    /// Record what the reference kernel answers to the conformance cases, into the tree
+    Golden(vm::Options),
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -33,10 +35,19 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Guest {
+    /// Print where the image of a kernel is, built from source if it is not in the cache yet
+    Kernel {
+        /// Which interfaces it has
+        variant: vm::Variant,
+    },
     /// A stock Debian kernel and an edu device
-    StockEdu(vm::Options),
+    StockEdu(vm::Stock),
     /// The same behind an emulated IOMMU: the device must be refused
-    StockIommu(vm::Options),
+    StockIommu(vm::Stock),
+    /// A C program that knows the uAPI only, and an NVMe controller
+    NvmeIdentify(vm::OnKernel),
+    /// All conformance cases, answered by a kernel or through the preload library
+    Conformance(vm::Conformance),
 }
 
 fn main() -> ExitCode {
@@ -52,8 +63,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let project = Project::find()?;
     match &cli.task {
+        Task::Vm(Guest::Kernel { variant }) => vm::kernel_image(&project, *variant),
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
+        Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
+        Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
+        Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }
 }

@@ -342,19 +342,19 @@ fn miri(project: &Project) -> Result<Outcome> {
 }
 
 fn vm_stock_edu(project: &Project) -> Result<Outcome> {
-    vm::stock_edu(project, &vm::Options::default())?;
+    vm::stock_edu(project, &vm::Stock::default())?;
     Ok(Outcome::Passed)
 }
 
 /// The same on the newer stock kernel, which tells huge pages by PAGEMAP_SCAN.
 fn vm_backports(project: &Project) -> Result<Outcome> {
-    vm::stock_edu(project, &vm::Options::of_suite("backports"))?;
+    vm::stock_edu(project, &vm::Stock::of_suite("backports"))?;
     Ok(Outcome::Passed)
 }
 
 /// A device behind a real IOMMU is refused.
 fn vm_iommu(project: &Project) -> Result<Outcome> {
-    vm::stock_iommu(project, &vm::Options::default())?;
+    vm::stock_iommu(project, &vm::Stock::default())?;
     Ok(Outcome::Passed)
 }
 

@@ -33,6 +33,11 @@ impl Work {
         )
     }
 
+    /// Begins work that says about so many lines.
+    pub(crate) fn lines(what: impl Into<Cow<'static, str>>, about: u64) -> Self {
+        Self::with(what.into(), ProgressBar::new(about), "{spinner} {msg} [{bar:12}] {percent} % {elapsed}")
+    }
+
     fn with(what: Cow<'static, str>, bar: ProgressBar, template: &str) -> Self {
         if bar.is_hidden() {
             // No terminal (or one that cannot move its cursor): a log wants to show what a stuck run is stuck in.

@@ -14,6 +14,8 @@ use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::{self, Access};
 use noiommu_core::table::{Frame, Table, TableMemory, TableWriter};
+use noiommu_core::vfio::config::{Container, Feature, Interface, Options};
+use noiommu_core::vfio::group::DeviceGroup;
 use noiommu_core::{
     Context, CopyRequest, Errno, Iova, IovaRange, MapRequest, ObjectId, PhysAddr, Place, UserMemory,
 };
@@ -256,6 +258,39 @@ fn numbers() {
     }
 }
 
+fn groups() {
+    let yes = || unknown() & 1 == 0;
+    for _ in 0..unknown() {
+        let container = if yes() { None } else { Some(Container::Vfio) };
+        black_box(Options::merged(yes(), container, yes(), yes()));
+        let options = Options {
+            group: yes(),
+            group_noiommu: yes(),
+            cdev: yes(),
+            cdev_noiommu: yes(),
+            container,
+            generic_atomic64: yes(),
+        };
+        let Ok(interfaces) = black_box(options.interfaces()) else { continue };
+        let Ok(nodes) = black_box(interfaces.probe(yes(), yes())) else { continue };
+        black_box(interfaces.offers(nodes, Feature::Ioas, Interface::Cdev));
+        let mut group = DeviceGroup::new(nodes.group);
+        for _ in 0..unknown() {
+            group.register();
+            let _ = black_box((group.open(yes()), group.set_container(), group.open_device(), group.block()));
+            group.unblock();
+            group.close_device();
+            let _ =
+                black_box((group.unset_container(), group.node(), group.is_open(), group.has_container()));
+            group.close();
+            group.unregister();
+            if yes() {
+                group.remove();
+            }
+        }
+    }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn main() -> i32 {
     // SAFETY: zeroed once, never freed: a table of no entries, which lives as long as the program.
@@ -272,6 +307,7 @@ extern "C" fn main() -> i32 {
     tables(table);
     contexts(table);
     numbers();
+    groups();
     0
 }
 

@@ -45,6 +45,19 @@ impl AllowedRanges {
     pub fn iter(&self) -> impl Iterator<Item = IovaRange> + '_ {
         self.ranges.iter().map(|area| area.range)
     }
+
+    /// The same with ranges that touch as one, as the kernel has it: a mapping may lie across their border.
+    fn joined(&self) -> impl Iterator<Item = IovaRange> + '_ {
+        let mut ranges = self.iter().peekable();
+        core::iter::from_fn(move || {
+            let mut joined = ranges.next()?;
+            let touches = |next: &IovaRange, last: Iova| last.checked_add(1) == Some(next.first());
+            while let Some(next) = ranges.next_if(|next| touches(next, joined.last())) {
+                joined = IovaRange::new(joined.first(), next.last())?;
+            }
+            Some(joined)
+        })
+    }
 }
 
 impl Default for AllowedRanges {
@@ -110,7 +123,7 @@ pub fn automatic_iova<T: Copy, const N: usize>(
     let found = if allowed.ranges.is_empty() {
         space.find_gap(WINDOW, fit)
     } else {
-        allowed.iter().filter_map(within_window).find_map(|window| space.find_gap(window, fit))
+        allowed.joined().filter_map(within_window).find_map(|window| space.find_gap(window, fit))
     };
     found.ok_or(Errno::ENOSPC)
 }

@@ -151,6 +151,14 @@ impl Model {
             windows.push(IovaRange::ALL);
         }
         windows.sort_by_key(|window| window.first());
+        // What touches is one.
+        windows.dedup_by(|next, before| {
+            let touches = before.last().0.checked_add(1) == Some(next.first().0);
+            if touches {
+                *before = range(before.first().0, next.last().0);
+            }
+            touches
+        });
         for window in windows {
             let (first, last) = (window.first().0.max(0x1000), window.last().0.min(u64::MAX - 0x1000));
             if first > last {
@@ -602,6 +610,11 @@ fn automatic_iovas_as_the_kernel_gives_them() {
     assert_eq!(ask(&space, &allowed, page), Ok(Iova(0x10000)));
     space.insert(range(0x10000, 0x10000), 0).unwrap();
     assert_eq!(ask(&space, &allowed, page), Err(Errno::ENOSPC));
+    // Ranges that touch are one.
+    let touching = [range(0x21000, 0x21fff), range(0x20000, 0x20fff), range(0x23000, 0x23fff)];
+    allowed.replace(touching.into_iter().map(Ok)).unwrap();
+    assert_eq!(ask(&space, &allowed, Placement { length: 0x2000, ..page }), Ok(Iova(0x20000)));
+    assert_eq!(ask(&space, &allowed, Placement { length: 0x3000, ..page }), Err(Errno::ENOSPC));
     allowed.replace(core::iter::empty()).unwrap();
     assert_eq!(ask(&space, &allowed, page), Ok(Iova(0x2000)));
 }

@@ -42,7 +42,7 @@ pub(crate) fn open(address: &str) -> Result<Box<dyn Backend>> {
 }
 
 /// `domain:bus:device.function` in hexadecimal, as sysfs has it; the domain may be left out.
-fn normalize(address: &str) -> Option<String> {
+pub(crate) fn normalize(address: &str) -> Option<String> {
     let full = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address.to_owned() };
     let (rest, function) = full.split_once('.')?;
     let mut parts = rest.split(':');
@@ -57,20 +57,24 @@ fn normalize(address: &str) -> Option<String> {
         .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function}"))
 }
 
+/// What to say of an address that is none.
+pub(crate) fn no_address(address: &str) -> Error {
+    Error::argument(format!("{address:?} is no PCI address"))
+        .with_remedy("write it as lspci does: 0000:00:04.0")
+}
+
+/// What to say where there is nothing.
+pub(crate) fn no_device(name: &str) -> Error {
+    Error::new(ErrorKind::NoDevice, Errno::ENODEV, format!("there is no PCI device {name}"))
+        .with_remedy(format!("ls {DEVICES} shows those there are"))
+}
+
 impl SysfsDevice {
     fn claim(devices: &Path, address: &str) -> Result<Self> {
-        let name = normalize(address).ok_or_else(|| {
-            Error::argument(format!("{address:?} is no PCI address"))
-                .with_remedy("write it as lspci does: 0000:00:04.0")
-        })?;
+        let name = normalize(address).ok_or_else(|| no_address(address))?;
         let directory = devices.join(&name);
         if !directory.exists() {
-            return Err(Error::new(
-                ErrorKind::NoDevice,
-                Errno::ENODEV,
-                format!("there is no PCI device {name}"),
-            )
-            .with_remedy(format!("ls {DEVICES} shows those there are")));
+            return Err(no_device(&name));
         }
         refuse_iommu(&name, &directory)?;
         refuse_driver(&name, &directory)?;
@@ -138,7 +142,7 @@ impl SysfsDevice {
 
 /// Refuses a device that an IOMMU serves. Its group may be the dummy of the kernel's own no-IOMMU mode; the link `iommu`
 /// tells a real one, and so does a group of another name.
-fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
+pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
     let group = directory.join("iommu_group");
     let dummy = fs::read_to_string(group.join("name")).is_ok_and(|name| name.trim() == "vfio-noiommu");
     if directory.join("iommu").exists() || group.exists() && !dummy {
@@ -152,7 +156,7 @@ fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
+pub(crate) fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
     let Ok(driver) = fs::read_link(directory.join("driver")) else { return Ok(()) };
     let driver = driver.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Err(Error::new(ErrorKind::Busy, Errno::EBUSY, format!("the kernel's driver {driver} has {name}"))

@@ -12,7 +12,6 @@ use noiommu_uapi::vfio::device::{
 
 use super::device::{Device, View, World};
 use super::file::{Caller, FileKind, FileOperations, MmapRequest};
-use super::group::Group;
 use super::iommufd::{Iommufd, IommufdFile};
 
 /// An open device node.
@@ -42,12 +41,12 @@ impl CdevFile {
 
     fn bind(&self, caller: Caller<'_>, argument: u64) -> Result<(), Errno> {
         let bind = Bind::read(caller.user, argument)?;
-        let group = self.device.group.as_deref();
-        group.map_or(Ok(()), Group::block)?;
+        let group = &self.device.group;
+        group.block()?;
         let _one = self.binding.lock().unwrap_or_else(PoisonError::into_inner);
         let bound = self.bind_blocked(caller, &bind);
         if bound.is_err() {
-            group.inspect(|group| group.unblock());
+            group.unblock();
         }
         bound
     }
@@ -148,7 +147,7 @@ impl Drop for CdevFile {
     fn drop(&mut self) {
         if *self.bound.get_mut() {
             self.device.unbind();
-            self.device.group.as_deref().inspect(|group| group.unblock());
+            self.device.group.unblock();
         }
     }
 }

@@ -10,6 +10,7 @@ use super::file::Caller;
 use super::group::{Group, GroupFile};
 use super::iommufd::Iommufd;
 use super::memory::ServedMemory;
+use crate::process;
 
 /// All that a server serves.
 pub(super) struct World {
@@ -23,8 +24,8 @@ pub(super) struct Device {
     pub(super) name: String,
     /// Where it is.
     pub(super) address: Address,
-    /// The group that has it; devices without one go through their whole life all the same.
-    pub(super) group: Option<Arc<Group>>,
+    /// Its group, which may be none.
+    pub(super) group: Arc<Group>,
     pub(super) served: Box<dyn ServedDevice>,
     pub(super) state: Mutex<State>,
 }
@@ -34,6 +35,8 @@ pub(super) struct Device {
 pub(super) struct State {
     /// Descriptors that may use it.
     opened: u32,
+    /// The process that opened it first.
+    process: u32,
     /// The iommufd that it is bound to, and its number there.
     bound: Option<(Arc<Iommufd>, ObjectId)>,
 }
@@ -54,7 +57,7 @@ impl Device {
             let _ = iommufd.context().unbind(id);
             return Err(error);
         }
-        state.opened = 1;
+        (state.opened, state.process) = (1, process::id());
         state.bound = Some((iommufd.clone(), id));
         Ok(id)
     }
@@ -62,7 +65,7 @@ impl Device {
     /// The end of a binding. The device is quiet before its memory is let go.
     pub(super) fn unbind(&self) {
         let mut state = self.state();
-        self.served.close_last();
+        self.close_last(&state);
         state.opened = 0;
         if let Some((iommufd, id)) = state.bound.take() {
             let _ = iommufd.context().unbind(id);
@@ -83,6 +86,7 @@ impl Device {
         check(state.opened)?;
         if state.opened == 0 {
             self.served.open_first()?;
+            state.process = process::id();
         }
         state.opened += 1;
         Ok(())
@@ -93,6 +97,13 @@ impl Device {
         let mut state = self.state();
         state.opened = state.opened.saturating_sub(1);
         if state.opened == 0 {
+            self.close_last(&state);
+        }
+    }
+
+    /// A forked child has inherited the device, but not the say: its parent goes on with it.
+    fn close_last(&self, state: &State) {
+        if state.process == process::id() {
             self.served.close_last();
         }
     }
@@ -132,7 +143,7 @@ impl Neighbours for View<'_> {
     }
 
     fn group_of(&self, address: Address) -> Option<u32> {
-        self.at(address)?.group.as_ref().map(|group| group.number)
+        self.at(address).map(|device| &device.group).filter(|group| group.exists()).map(|group| group.number)
     }
 
     fn group_at(&self, descriptor: i32) -> Result<u32, Errno> {

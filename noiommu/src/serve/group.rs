@@ -4,7 +4,8 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use noiommu_core::Errno;
-use noiommu_core::vfio::group::{self, Exclusion};
+use noiommu_core::vfio::config::GroupNode;
+use noiommu_core::vfio::group::{self, DeviceGroup};
 use noiommu_uapi::vfio::device::VFIO_DEVICE_BIND_IOMMUFD;
 use noiommu_uapi::vfio::group::*;
 
@@ -13,15 +14,15 @@ use super::device::{Device, View, World};
 use super::file::{Caller, File, FileKind, FileOperations, MmapRequest};
 use super::iommufd::{Iommufd, IommufdFile};
 
-/// A group, whoever has it open.
+/// The group of a device, or none: a device without one goes through its whole life all the same.
 pub(super) struct Group {
     pub(super) number: u32,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    exclusion: Exclusion,
+    /// Who may do what.
+    life: DeviceGroup,
     iommu: Iommu,
 }
 
@@ -30,34 +31,38 @@ struct State {
 enum Iommu {
     #[default]
     None,
-    Container {
-        container: Arc<Container>,
-        /// Devices opened through the group.
-        devices: u32,
-    },
+    Container(Arc<Container>),
     Iommufd(Arc<Iommufd>),
 }
 
 impl Group {
-    pub(super) fn new(number: u32) -> Arc<Self> {
-        Arc::new(Self { number, state: Mutex::default() })
+    /// The group of a device that has just been found.
+    pub(super) fn new(number: u32, node: Option<GroupNode>) -> Arc<Self> {
+        let mut life = DeviceGroup::new(node);
+        life.register();
+        Arc::new(Self { number, state: Mutex::new(State { life, iommu: Iommu::None }) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the group from being opened while a device of its is bound by its own node.
+    /// Keeps the group from being opened while its device is bound by its own node.
     ///
     /// # Errors
     /// EBUSY: it is open.
     pub(super) fn block(&self) -> Result<(), Errno> {
-        self.state().exclusion.block()
+        self.state().life.block()
     }
 
     /// The end of [`Group::block`].
     pub(super) fn unblock(&self) {
-        self.state().exclusion.unblock();
+        self.state().life.unblock();
+    }
+
+    /// Whether there is one.
+    pub(super) fn exists(&self) -> bool {
+        self.state().life.node().is_some()
     }
 }
 
@@ -72,10 +77,7 @@ impl GroupFile {
     /// # Errors
     /// EPERM: no CAP_SYS_RAWIO; EBUSY: open already, or a device is bound by its own node.
     pub(super) fn open(world: &Arc<World>, group: &Arc<Group>) -> Result<Arc<Self>, Errno> {
-        if !crate::memory::caller().raw_io {
-            return Err(Errno::EPERM);
-        }
-        group.state().exclusion.open()?;
+        group.state().life.open(crate::memory::caller().raw_io)?;
         Ok(Arc::new_cyclic(|this| Self { world: world.clone(), group: group.clone(), this: this.clone() }))
     }
 
@@ -84,7 +86,7 @@ impl GroupFile {
     }
 
     fn get_status(&self, caller: Caller<'_>, argument: u64) -> Result<(), Errno> {
-        group::get_status(caller.user, argument, || !matches!(self.group.state().iommu, Iommu::None))
+        group::get_status(caller.user, argument, || self.group.state().life.has_container())
     }
 
     fn set_container(&self, caller: Caller<'_>, argument: u64) -> Result<(), Errno> {
@@ -95,34 +97,32 @@ impl GroupFile {
             other => Some(other?),
         };
         let mut state = self.group.state();
-        if !matches!(state.iommu, Iommu::None) {
+        if state.life.has_container() {
             return Err(Errno::EINVAL);
         }
         let file = file.ok_or(Errno::EBADFD)?;
-        state.iommu = if let Some(container) = file.as_any().downcast_ref::<ContainerFile>() {
+        let iommu = if let Some(container) = file.as_any().downcast_ref::<ContainerFile>() {
             if !crate::memory::caller().raw_io {
                 return Err(Errno::EPERM);
             }
+            state.life.set_container()?;
             container.0.add_group();
-            Iommu::Container { container: container.0.clone(), devices: 0 }
+            Iommu::Container(container.0.clone())
         } else if let Some(iommufd) = file.as_any().downcast_ref::<IommufdFile>() {
             iommufd.0.context().set_no_iommu_container()?;
+            state.life.set_container()?;
             Iommu::Iommufd(iommufd.0.clone())
         } else {
             return Err(Errno::EBADFD);
         };
+        state.iommu = iommu;
         Ok(())
     }
 
     fn unset_container(&self) -> Result<(), Errno> {
         let mut state = self.group.state();
-        match &state.iommu {
-            Iommu::None => return Err(Errno::EINVAL),
-            Iommu::Container { devices: 1.., .. } => return Err(Errno::EBUSY),
-            Iommu::Container { container, .. } => container.remove_group(),
-            Iommu::Iommufd(_) => {}
-        }
-        state.iommu = Iommu::None;
+        state.life.unset_container()?;
+        state.leave();
         Ok(())
     }
 
@@ -130,8 +130,7 @@ impl GroupFile {
         let text = group::text(caller.user, argument)?;
         let mut found = None;
         for device in &self.world.devices {
-            let here = device.group.as_ref().is_some_and(|group| Arc::ptr_eq(group, &self.group));
-            if here && group::names(&device.name, text.as_bytes())? {
+            if Arc::ptr_eq(&device.group, &self.group) && group::names(&device.name, text.as_bytes())? {
                 found = Some(device);
                 break;
             }
@@ -144,7 +143,7 @@ impl GroupFile {
         let privileged = crate::memory::caller().raw_io;
         let mut state = self.group.state();
         let mut holds = None;
-        match &mut state.iommu {
+        match &state.iommu {
             Iommu::None => return Err(Errno::EINVAL),
             Iommu::Iommufd(iommufd) => {
                 let compat = iommufd.context().compat_ioas().is_some();
@@ -153,20 +152,31 @@ impl GroupFile {
                     if opened == 0 && (!privileged || compat) { Err(Errno::EPERM) } else { Ok(()) }
                 })?;
             }
-            Iommu::Container { container, devices } => {
-                device.open_through_group(|opened| match (opened, container.is_set()) {
+            Iommu::Container(container) => {
+                let set = container.is_set();
+                state.life.open_device()?;
+                let opened = device.open_through_group(|opened| match (opened, set) {
                     (1.., _) => Ok(()),
                     (0, false) => Err(Errno::EINVAL),
                     (0, true) if privileged => Ok(()),
                     (0, true) => Err(Errno::EPERM),
-                })?;
-                *devices += 1;
+                });
+                opened.inspect_err(|_| state.life.close_device())?;
                 // The device keeps its group open.
                 holds = self.this.upgrade();
             }
         }
         drop(state);
         Ok(GroupDeviceFile { world: self.world.clone(), device: device.clone(), group: holds })
+    }
+}
+
+impl State {
+    /// Leaves the container.
+    fn leave(&mut self) {
+        if let Iommu::Container(container) = std::mem::take(&mut self.iommu) {
+            container.remove_group();
+        }
     }
 }
 
@@ -189,11 +199,8 @@ impl FileOperations for GroupFile {
 impl Drop for GroupFile {
     fn drop(&mut self) {
         let mut state = self.group.state();
-        if let Iommu::Container { container, .. } = &state.iommu {
-            container.remove_group();
-        }
-        state.iommu = Iommu::None;
-        state.exclusion.close();
+        state.leave();
+        state.life.close();
     }
 }
 
@@ -246,10 +253,8 @@ impl FileOperations for GroupDeviceFile {
 impl Drop for GroupDeviceFile {
     fn drop(&mut self) {
         self.device.close_through_group();
-        if let Some(group) = &self.group
-            && let Iommu::Container { devices, .. } = &mut group.group.state().iommu
-        {
-            *devices = devices.saturating_sub(1);
+        if let Some(file) = &self.group {
+            file.group.state().life.close_device();
         }
     }
 }

@@ -31,12 +31,25 @@ pub(crate) struct Kernel {
 /// A kernel of the distribution: of the machine's own apt, or of `suite` on the machine's own mirror.
 pub(crate) fn stock(project: &Project, suite: Option<&str>) -> Result<Kernel> {
     let get = |apt: &Apt| newest(apt)?.map(|package| cached(project, apt, &package)).transpose();
+    with_lists(project, suite, get)?.with_context(|| {
+        let whose = suite.map_or("this machine's apt".to_owned(), |suite| format!("suite {suite}"));
+        format!("{whose} has no {NEWEST}: guests boot Debian's kernels for amd64")
+    })
+}
+
+/// Gets something out of the package lists of the machine's own apt or of `suite`, whichever lists serve first; nothing
+/// where even fresh ones do not know it. Only with fresh lists does a failure of `get` count.
+pub(super) fn with_lists<T>(
+    project: &Project,
+    suite: Option<&str>,
+    get: impl Fn(&Apt) -> Result<Option<T>>,
+) -> Result<Option<T>> {
     let own = match suite {
         None => {
             // The machine's own lists first. On a machine that never ran `apt-get update` they are empty; on one that did
             // so long ago they name a package that the mirror no longer has.
-            if let Ok(Some(kernel)) = get(&Apt::machine()) {
-                return Ok(kernel);
+            if let Ok(Some(found)) = get(&Apt::machine()) {
+                return Ok(Some(found));
             }
             Apt::private(&project.cache.join("apt/machine"), None)?
         }
@@ -45,15 +58,12 @@ pub(crate) fn stock(project: &Project, suite: Option<&str>) -> Result<Kernel> {
             Apt::private(&project.cache.join("apt").join(&suite), Some(&source))?
         }
     };
-    // Our own lists are fetched only when they do not serve, so that a cached kernel needs no network.
-    if let Ok(Some(kernel)) = get(&own) {
-        return Ok(kernel);
+    // Our own lists are fetched only when they do not serve, so that what is cached needs no network.
+    if let Ok(Some(found)) = get(&own) {
+        return Ok(Some(found));
     }
     own.update()?;
-    get(&own)?.with_context(|| {
-        let whose = suite.map_or("this machine's apt".to_owned(), |suite| format!("suite {suite}"));
-        format!("{whose} has no {NEWEST}: guests boot Debian's kernels for amd64")
-    })
+    get(&own)
 }
 
 /// The kernel that the newest-kernel package depends on now.
@@ -65,7 +75,7 @@ fn newest(apt: &Apt) -> Result<Option<Package>> {
     apt.candidate(name)
 }
 
-/// Finds the base suite's source in the machine's configuration and points it to `wanted`.
+/// Finds a source in the machine's configuration that has `wanted`, or stands beside it, and points it there.
 ///
 /// `backports` stands for the backports of the machine's own release.
 fn source_of(wanted: &str) -> Result<(String, String)> {
@@ -73,22 +83,21 @@ fn source_of(wanted: &str) -> Result<(String, String)> {
         !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
         "{wanted:?} is no name of a suite"
     );
-    let suite = if wanted == "backports" {
-        let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
-        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-        format!(
-            "{}-backports",
-            codename.context("/etc/os-release names no VERSION_CODENAME")?.trim_matches('"')
-        )
-    } else {
-        wanted.to_owned()
-    };
+    let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
+    let release = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let release = release.context("/etc/os-release names no VERSION_CODENAME")?.trim_matches('"');
+    let suite = if wanted == "backports" { format!("{release}-backports") } else { wanted.to_owned() };
     let base = suite.split('-').next().unwrap_or(&suite);
     let sources = apt::machine_sources()?;
-    // Backports lie beside their base suite on every mirror; security updates do not, and so are no base.
-    let source = sources.iter().find(|source| source.offers(&suite, "main"));
-    let Some(source) = source.or_else(|| sources.iter().find(|source| source.offers(base, "main"))) else {
-        bail!("no source of this machine's apt offers {base}, so there is no mirror known for {suite}");
+    // Backports lie beside their base suite on every mirror, and all releases beside each other; security updates do not,
+    // and so are no base.
+    let source = [suite.as_str(), base, release]
+        .iter()
+        .find_map(|suite| sources.iter().find(|source| source.offers(suite, "main")));
+    let Some(source) = source else {
+        bail!(
+            "no source of this machine's apt offers {base} or {release}: there is no mirror known for {suite}"
+        );
     };
     Ok((suite.clone(), source.with_suite(&suite, "main").render()))
 }
@@ -137,7 +146,7 @@ fn fetch(project: &Project, apt: &Apt, package: &Package) -> Result<()> {
     result
 }
 
-fn sha256(file: &Path) -> Result<String> {
+pub(super) fn sha256(file: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut File::open(file)?, &mut hash)?;
     Ok(to_hex(&hash.finalize()))

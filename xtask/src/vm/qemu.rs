@@ -54,11 +54,6 @@ const APPEND: [&str; 7] =
 impl Machine {
     /// The command that starts it, with its sockets in `dir`.
     pub(crate) fn command(&self, dir: &Path) -> Result<Command> {
-        let text = |path: &Path| {
-            let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-            // QEMU reads a comma in an option's value as the end of it, unless doubled.
-            Ok::<_, anyhow::Error>(text.replace(',', ",,"))
-        };
         let qemu = command::which(QEMU)
             .with_context(|| format!("{QEMU} is not installed: apt-get install qemu-system-x86"))?;
         // Should this process be killed, QEMU must not stay behind. The signal is bound to the thread that starts it.
@@ -75,10 +70,11 @@ impl Machine {
             .args(["-m", &format!("{}M", self.memory), "-smp", &self.cpus.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"])
             .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .args(["-chardev", &format!("socket,id=witness,path={}", text(&dir.join(WITNESS_SOCKET))?)])
+            .args(["-chardev", &format!("socket,id=witness,path={}", value(&dir.join(WITNESS_SOCKET))?)])
             .args(["-serial", "chardev:witness"])
-            .args(["-chardev", &format!("socket,id=monitor,path={}", text(&dir.join(MONITOR_SOCKET))?)])
+            .args(["-chardev", &format!("socket,id=monitor,path={}", value(&dir.join(MONITOR_SOCKET))?)])
             .args(["-mon", "chardev=monitor,mode=control"])
+            .args(["-chardev", &format!("file,id=output,path={}", value(&dir.join(OUTPUT))?)])
             .arg("-kernel")
             .arg(&self.kernel)
             .arg("-initrd")
@@ -88,10 +84,23 @@ impl Machine {
         for device in &self.devices {
             command.args(["-device", device]);
         }
+        // Out of the way of the devices, which get the slots from 1 on.
+        command.args(["-device", "pci-serial,chardev=output,addr=1e.0"]);
         command.args(&self.arguments);
         Ok(command)
     }
 }
+
+/// `path` as the value of an option: QEMU reads a comma as the end of it, unless doubled.
+pub(super) fn value(path: &Path) -> Result<String> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(text.replace(',', ",,"))
+}
+
+/// The file that takes what the guest says on its serial port on the PCI bus: the archive of what it leaves behind.
+///
+/// Stock kernels have the driver of such a port built in, which cannot be said of any of virtio's.
+pub(super) const OUTPUT: &str = "output";
 
 const WITNESS_SOCKET: &str = "witness.sock";
 const MONITOR_SOCKET: &str = "monitor.sock";

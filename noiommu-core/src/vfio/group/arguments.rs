@@ -1,4 +1,4 @@
-//! Groups: who may have one open, and the arguments of their calls.
+//! What the calls of a group ask for, and what they answer.
 
 use core::mem::size_of;
 
@@ -15,49 +15,6 @@ const LONGEST_NAME: usize = 4096;
 const TOKEN: &[u8] = b"vf_token=";
 /// A token in text: 32 hexadecimal digits with four hyphens.
 const TOKEN_LENGTH: usize = 36;
-
-/// The group's node and its devices' own nodes exclude each other: one open group, or bound devices.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Exclusion {
-    opened: bool,
-    bound: u32,
-}
-
-impl Exclusion {
-    /// The group is opened.
-    ///
-    /// # Errors
-    /// EBUSY: it is open, or a device of its is bound by its own node.
-    pub fn open(&mut self) -> Result<(), Errno> {
-        if self.opened || self.bound > 0 {
-            return Err(Errno::EBUSY);
-        }
-        self.opened = true;
-        Ok(())
-    }
-
-    /// The group is closed.
-    pub fn close(&mut self) {
-        self.opened = false;
-    }
-
-    /// A device of the group is being bound by its own node.
-    ///
-    /// # Errors
-    /// EBUSY: the group is open.
-    pub fn block(&mut self) -> Result<(), Errno> {
-        if self.opened {
-            return Err(Errno::EBUSY);
-        }
-        self.bound = self.bound.saturating_add(1);
-        Ok(())
-    }
-
-    /// The end of [`Exclusion::block`].
-    pub fn unblock(&mut self) {
-        self.bound = self.bound.saturating_sub(1);
-    }
-}
 
 /// VFIO_GROUP_GET_STATUS. A no-IOMMU group is viable always; `has_iommu` tells whether something stands for its IOMMU.
 ///
@@ -165,20 +122,5 @@ mod tests {
         for wrong in ["vf_token=", "vf_token=0123", "x", &std::format!("vf_token={token} vf_token={token}")] {
             assert_eq!(ask(&std::format!("{NAME} {wrong}")), Err(Errno::EINVAL), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_group_and_its_devices_exclude_each_other() {
-        let mut exclusion = Exclusion::default();
-        exclusion.block().unwrap();
-        exclusion.block().unwrap();
-        assert_eq!(exclusion.open(), Err(Errno::EBUSY));
-        exclusion.unblock();
-        assert_eq!(exclusion.open(), Err(Errno::EBUSY));
-        exclusion.unblock();
-        exclusion.open().unwrap();
-        assert_eq!((exclusion.open(), exclusion.block()), (Err(Errno::EBUSY), Err(Errno::EBUSY)));
-        exclusion.close();
-        exclusion.block().unwrap();
     }
 }

@@ -1,0 +1,173 @@
+//! The command line, which the `noiommu` program has too.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::cases::{self, Library};
+use crate::listed;
+use crate::parse;
+use crate::process;
+use crate::report::{Report, Verdict};
+use crate::roles::Roles;
+use crate::runner;
+use crate::steps;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the cases and compare the answers with those of Linux 7.3
+    Run(Run),
+    /// Print the names of the cases
+    List(Choice),
+}
+
+/// Which cases.
+#[derive(Debug, Args)]
+pub struct Choice {
+    /// Only cases whose section/name holds this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Only cases of this section (may be given again)
+    #[arg(long, value_name = "SECTION")]
+    section: Vec<String>,
+    /// Cases of this directory instead of those built in
+    #[arg(long, value_name = "DIRECTORY")]
+    cases: Option<PathBuf>,
+}
+
+/// How to run them.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    choice: Choice,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the files of the cases with the answers that came into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    record: Option<PathBuf>,
+    /// A list of differences instead of the one built in
+    #[arg(long, value_name = "FILE")]
+    listed: Option<PathBuf>,
+    /// Which provider answers: `native`, `preload`; found out unless said
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Which device plays which part, as in edu=0000:00:03.0 (may be given again)
+    #[arg(long, value_name = "ROLE=ADDRESS", value_parser = role)]
+    devices: Vec<(String, String)>,
+    /// Print every case as it runs
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+fn role(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').map(|(role, address)| (role.to_owned(), address.to_owned()));
+    parts.ok_or_else(|| "a role and an address, as in edu=0000:00:03.0".to_owned())
+}
+
+/// Exit code where an answer differs.
+const DIFFERENT: u8 = 1;
+/// Exit code where nothing could be asked.
+const FAILED: u8 = 2;
+
+impl Command {
+    /// Does it; 0 where no answer differs.
+    #[must_use]
+    pub fn execute(&self) -> ExitCode {
+        let result = match self {
+            Self::Run(run) => run.execute(),
+            Self::List(choice) => choice.list(),
+        };
+        result.unwrap_or_else(|problem| {
+            let _ = writeln!(std::io::stderr(), "conformance: {problem}");
+            ExitCode::from(FAILED)
+        })
+    }
+}
+
+impl Choice {
+    fn library(&self) -> Result<Library, String> {
+        self.cases.as_ref().map_or_else(Library::embedded, |directory| Library::from_directory(directory))
+    }
+
+    fn wants(&self, section: &str, identity: &str) -> bool {
+        (self.section.is_empty() || self.section.iter().any(|wanted| wanted == section))
+            && self.filter.as_ref().is_none_or(|text| identity.contains(text.as_str()))
+    }
+
+    fn list(&self) -> Result<ExitCode, String> {
+        let library = self.library()?;
+        let mut out = std::io::stdout().lock();
+        for source in &library.sources {
+            for case in &source.cases {
+                let identity = format!("{}/{}", source.section, case.name);
+                if self.wants(&source.section, &identity) {
+                    let _ = writeln!(out, "{identity}");
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Run {
+    fn execute(&self) -> Result<ExitCode, String> {
+        let library = self.choice.library()?;
+        let roles = Roles::find(&self.devices);
+        if let Some(executed) = process::executed() {
+            std::process::exit(runner::go_on(&library, &roles, executed));
+        }
+        let listed = match &self.listed {
+            None => cases::LISTED.to_owned(),
+            Some(file) => std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?,
+        };
+        let listed = listed::parse(&listed, &library)?;
+        let provider = self.provider.clone().unwrap_or_else(provider);
+        let mut report = Report::new(provider.clone());
+        for source in &library.sources {
+            let mut recorded = std::collections::BTreeMap::new();
+            for case in &source.cases {
+                let identity = format!("{}/{}", source.section, case.name);
+                if !self.choice.wants(&source.section, &identity) {
+                    continue;
+                }
+                if let Some(why) = runner::obstacle(case, &roles) {
+                    if self.verbose {
+                        let _ = writeln!(std::io::stderr(), "{identity}: skipped, {why}");
+                    }
+                    report.skipped(&source.section, &identity, &why);
+                    continue;
+                }
+                let answers = runner::run(&library, case, &identity, &roles);
+                if let Some((line, what)) = answers.iter().find(|(_, answer)| answer.starts_with(steps::MISTAKE)) {
+                    return Err(format!("{identity}, line {line}: {what}"));
+                }
+                let verdict = Verdict::new(&identity, &provider, case, &answers, &listed);
+                if self.verbose {
+                    let _ = writeln!(std::io::stderr(), "{identity}: {}", verdict.word());
+                }
+                report.add(&source.section, source, case, verdict);
+                recorded.extend(answers);
+            }
+            if let Some(directory) = &self.record {
+                let file = directory.join(&source.section).join(format!("{}.txt", source.topic));
+                let write = || {
+                    std::fs::create_dir_all(directory.join(&source.section))?;
+                    std::fs::write(&file, parse::with_answers(&source.text, &recorded))
+                };
+                write().map_err(|e| format!("{}: {e}", file.display()))?;
+            }
+        }
+        let _ = write!(std::io::stdout(), "{}", if self.json { report.json() } else { report.text() });
+        Ok(if report.differences() == 0 { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+    }
+}
+
+/// Who answers here: a preload library that this process has loaded, or else the kernel.
+fn provider() -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    if maps.contains("libnoiommu_preload") { "preload".to_owned() } else { "native".to_owned() }
+}

@@ -1,0 +1,187 @@
+//! The conformance cases in guests: asked of the kernel itself or of the preload library, and recorded anew.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::Value;
+
+use super::guest::{self, Scenario};
+use super::pack::{self, Tree};
+use super::{Choice, EDU, NVME, OnKernel, UNSAFE_NOIOMMU, Variant};
+use crate::project::Project;
+
+/// The runner: package and file.
+const RUNNER: (&str, &str) = ("noiommu-conformance", "noiommu-conformance");
+
+/// What serves the runner where the kernel does not, and the program that gives the opt-in for it.
+const PRELOAD: [(&str, &str); 2] = [("noiommu-preload", "libnoiommu_preload.so"), ("noiommu-cli", "noiommu")];
+
+/// Where the cases are, in the tree.
+const CASES: &str = "conformance/cases";
+
+/// How many differences are told one by one.
+const MOST_TOLD: usize = 10;
+
+/// What to ask, of whom.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    on: OnKernel,
+
+    /// Through the preload library, instead of the kernel itself
+    #[arg(long)]
+    preload: bool,
+}
+
+impl Options {
+    /// The defaults, with this kernel, natively or through the preload library.
+    pub(crate) fn of(kernel: Choice, preload: bool) -> Self {
+        Self { on: OnKernel::of(kernel), preload }
+    }
+}
+
+/// Runs all cases; an error when an answer differs, or when a case could not run that this kernel can run.
+pub(crate) fn conformance(project: &Project, options: &Options) -> Result<()> {
+    let mut arguments = vec!["run"];
+    if options.preload {
+        arguments.push("preload");
+    }
+    let output = run(project, &options.on, arguments)?;
+    let report = report(&output)?;
+    // Only without a group is there anything that cannot be asked.
+    let may_skip = matches!(options.on.kernel(), Choice::Built(Variant::CdevOnly));
+    judge(&report, may_skip)?;
+    let count = |key: &str| report[key].as_array().map_or(0, Vec::len);
+    println!(
+        "{} cases, 0 differences, {} listed, {} skipped",
+        report["cases"],
+        count("listed"),
+        count("skipped")
+    );
+    Ok(())
+}
+
+/// Records the answers of the reference kernel into the tree.
+pub(crate) fn golden(project: &Project, options: &guest::Options) -> Result<()> {
+    let on = OnKernel::with(Choice::Built(Variant::Reference), options.clone());
+    let output = run(project, &on, vec!["record"])?;
+    let report = report(&output)?;
+    // A case that did not run has no answers to keep.
+    ensure_ran(&report)?;
+    let mut changed = 0;
+    for section in directory(&output.join("cases"))? {
+        for file in directory(&output.join("cases").join(&section))? {
+            let place = Path::new(&section).join(&file);
+            let (old, new) = (project.root.join(CASES).join(&place), output.join("cases").join(&place));
+            let new = fs::read(&new).with_context(|| format!("{}", new.display()))?;
+            // The guest was given these files: another name is none of ours.
+            if fs::read(&old).with_context(|| format!("{}", old.display()))? != new {
+                fs::write(&old, new).with_context(|| format!("{}", old.display()))?;
+                println!("changed: {CASES}/{}", place.display());
+                changed += 1;
+            }
+        }
+    }
+    println!("{} cases recorded, {changed} files changed; to be reviewed with git diff", report["cases"]);
+    Ok(())
+}
+
+/// Runs the scenario with these words for its script; answers the directory that it leaves.
+fn run(project: &Project, on: &OnKernel, arguments: Vec<&'static str>) -> Result<std::path::PathBuf> {
+    let kernel = on.get(project)?;
+    let mut files = Tree::default();
+    files.add_programs(&pack::build(project, &[RUNNER])?)?;
+    if arguments.contains(&"preload") {
+        let [library, program] = PRELOAD;
+        files.add_programs(&pack::build(project, &[program])?)?;
+        files.add_libraries(&pack::build(project, &[library])?)?;
+    }
+    let cases = project.root.join(CASES);
+    for section in directory(&cases)? {
+        for file in directory(&cases.join(&section))? {
+            files.add(format!("cases/{section}/{file}"), 0o644, &cases.join(&section).join(&file))?;
+        }
+    }
+    files.add("cases/listed.txt", 0o644, &project.root.join("conformance/listed.txt"))?;
+    let scenario = Scenario {
+        name: "conformance",
+        arguments,
+        devices: &[EDU, EDU, NVME, "e1000e,netdev=net,romfile="],
+        drives: &["nvme"],
+        nets: &["net"],
+        append: &[UNSAFE_NOIOMMU],
+        witnessed: false,
+    };
+    guest::run(project, &scenario, &kernel, files, on.run())
+}
+
+fn report(output: &Path) -> Result<Value> {
+    let text = fs::read_to_string(output.join("report.json")).context("the guest left no report")?;
+    serde_json::from_str(&text).context("the guest's report is no JSON")
+}
+
+/// An error that tells the first differences.
+fn judge(report: &Value, may_skip: bool) -> Result<()> {
+    let different = report["different"].as_array().context("the report tells no differences")?;
+    if report["differences"] != 0 || !different.is_empty() {
+        let tell = |one: &Value| {
+            format!(
+                "{}: {}\n      expected {}\n      got      {}",
+                one["case"], one["step"], one["expected"], one["got"]
+            )
+        };
+        let told: Vec<String> = different.iter().take(MOST_TOLD).map(tell).collect();
+        bail!("{} of {} cases differ:\n    {}", report["differences"], report["cases"], told.join("\n    "));
+    }
+    if !may_skip {
+        ensure_ran(report)?;
+    }
+    Ok(())
+}
+
+/// An error when a case was left out, or all were.
+fn ensure_ran(report: &Value) -> Result<()> {
+    let skipped = report["skipped"].as_array().context("the report tells nothing of skipped cases")?;
+    if let Some(first) = skipped.first() {
+        bail!("{} cases did not run, such as {}: {}", skipped.len(), first["case"], first["reason"]);
+    }
+    ensure!(report["cases"].as_u64().is_some_and(|cases| cases > 0), "no case ran");
+    Ok(())
+}
+
+/// The names in a directory, in order, of those that are directories or files of cases.
+fn directory(path: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).with_context(|| format!("{}", path.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir() || name.ends_with(".txt") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_whole_run_without_differences_passes() {
+        let report = |differences: u32, skipped: Value, different: Value| json!({"cases": 2, "differences": differences, "skipped": skipped, "different": different});
+        let skip = json!([{"case": "a/b", "reason": "no edu here"}]);
+        assert!(judge(&report(0, json!([]), json!([])), false).is_ok());
+        assert!(judge(&report(0, skip.clone(), json!([])), false).is_err());
+        assert!(judge(&report(0, skip, json!([])), true).is_ok());
+        assert!(judge(&report(1, json!([]), json!([{"case": "a/c"}])), true).is_err());
+        assert!(judge(&json!({}), true).is_err());
+        assert!(
+            judge(&json!({"cases": 0, "differences": 0, "skipped": [], "different": []}), false).is_err()
+        );
+    }
+}
