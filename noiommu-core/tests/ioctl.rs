@@ -142,6 +142,9 @@ fn a_tail_counts_to_its_end() {
         (4096, 12, Err(Errno::E2BIG)),
         (4000, 4000, Ok(0)),
         (4097, 0, Err(Errno::EFAULT)),
+        // The first byte that is wrong decides, not how much is looked at in one piece.
+        (4097, 4095, Err(Errno::E2BIG)),
+        (u32::MAX, 4095, Err(Errno::E2BIG)),
         (u32::MAX, 0, Err(Errno::EFAULT)),
         (11, 0, Err(Errno::EINVAL)),
     ] {

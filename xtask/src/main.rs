@@ -47,7 +47,7 @@ enum Guest {
     /// A C program that knows the uAPI only, and an NVMe controller
     NvmeIdentify(vm::OnKernel),
     /// All conformance cases, answered by a kernel or through the preload library
-    Conformance(vm::Conformance),
+    Conformance(vm::OnKernel),
 }
 
 fn main() -> ExitCode {
@@ -70,5 +70,16 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    /// What clap checks only when a command is used: names that occur twice, and the like.
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -65,19 +65,22 @@ impl<'a> Argument<'a> {
         self.memory.write(self.address.wrapping_add(offset as u64), bytes)
     }
 
-    /// E2BIG unless the bytes from `from` to `to` are all zero.
+    /// E2BIG unless the bytes from `from` to `to` are all zero. The first byte decides that is not, or that cannot be read.
     fn check_tail(&self, from: u64, to: u64) -> Result<(), Errno> {
         let mut at = from;
         let mut buffer = [0; 256];
+        let mut most = buffer.len() as u64;
         while at < to {
-            let length = to.wrapping_sub(at).min(buffer.len() as u64);
+            let length = to.wrapping_sub(at).min(most);
             let Some(part) = buffer.get_mut(..length as usize) else { return Err(Errno::EFAULT) };
             let address = self.address.checked_add(at).ok_or(Errno::EFAULT)?;
-            self.memory.read(address, part)?;
-            if part.iter().any(|&byte| byte != 0) {
-                return Err(Errno::E2BIG);
+            match self.memory.read(address, part) {
+                Ok(()) if part.iter().any(|&byte| byte != 0) => return Err(Errno::E2BIG),
+                Ok(()) => at = at.wrapping_add(length),
+                // Byte by byte from here on, to find which comes first.
+                Err(_) if length > 1 => most = 1,
+                Err(error) => return Err(error),
             }
-            at = at.wrapping_add(length);
         }
         Ok(())
     }

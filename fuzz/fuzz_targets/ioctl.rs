@@ -1,0 +1,19 @@
+//! The engine's ioctl face against the model. Under cargo-fuzz libFuzzer calls it; otherwise the program replays the files it
+//! is given and prints what they do.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| noiommu_fuzz::ioctl(bytes));
+
+#[cfg(not(fuzzing))]
+fn main() -> std::io::Result<()> {
+    for path in std::env::args_os().skip(1) {
+        let bytes = std::fs::read(&path)?;
+        println!("{}", path.display());
+        for step in noiommu_fuzz::steps(&bytes) {
+            println!("  {step:?}");
+        }
+        noiommu_fuzz::ioctl(&bytes);
+    }
+    Ok(())
+}
