@@ -72,7 +72,7 @@ real! {
     sendmsg as c"sendmsg": unsafe extern "C" fn(c_int, *const msghdr, c_int) -> ssize_t;
     sendmmsg as c"sendmmsg": unsafe extern "C" fn(c_int, *mut libc::mmsghdr, c_uint, c_int) -> c_int;
     faccessat as c"faccessat": unsafe extern "C" fn(c_int, *const c_char, c_int, c_int) -> c_int;
-    euidaccess as c"euidaccess": unsafe extern "C" fn(*const c_char, c_int) -> c_int;
+    fchmodat as c"fchmodat": unsafe extern "C" fn(c_int, *const c_char, mode_t, c_int) -> c_int;
     realpath as c"realpath": unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char;
     fopen as c"fopen64": unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
     fdopen as c"fdopen": unsafe extern "C" fn(c_int, *const c_char) -> *mut FILE;

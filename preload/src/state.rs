@@ -145,7 +145,8 @@ extern "C" fn construct() {
 /// Gives back what the program still has open when it ends by `exit`: devices are quiet then.
 extern "C" fn destruct() {
     if is_on() && !process::is_borrowed() {
-        crate::hooks::close_all();
+        // The exit status is the program's, whatever happens here.
+        let _ = std::panic::catch_unwind(crate::hooks::close_all);
     }
 }
 

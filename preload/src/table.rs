@@ -173,12 +173,6 @@ impl Kept {
         Some(Self { number, slot })
     }
 
-    /// Whether both are the same open file description.
-    #[cfg(test)]
-    fn is(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-
     /// As a note: this reference is the descriptor's from now on.
     fn into_note(self, close_on_exec: bool) -> u32 {
         let note = ((self.number + 1) << 1) | u32::from(close_on_exec);
@@ -352,4 +346,129 @@ impl Change {
 /// ENOMEM: there are too many.
 pub(crate) fn describe(what: Open, access: c_int) -> Result<Kept, Errno> {
     Kept::new(Description { what, access, position: AtomicU64::new(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use noiommu::serve::{Caller, FileOperations};
+
+    use super::*;
+
+    /// A file that knows whether it is still open.
+    struct Counted {
+        open: AtomicBool,
+        alive: Arc<AtomicUsize>,
+    }
+
+    impl FileOperations for Counted {
+        fn ioctl(&self, _: Caller<'_>, _: u32, _: u64) -> Result<i64, Errno> {
+            Ok(i64::from(self.open.load(Ordering::SeqCst)))
+        }
+
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.open.store(false, Ordering::SeqCst);
+            self.alive.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn new(alive: &Arc<AtomicUsize>) -> Kept {
+        alive.fetch_add(1, Ordering::SeqCst);
+        let file = Arc::new(Counted { open: AtomicBool::new(true), alive: alive.clone() });
+        describe(Open::File(file, None), libc::O_RDWR).unwrap()
+    }
+
+    fn is_open(kept: &Kept) -> bool {
+        let counted = kept.file().unwrap().as_any().downcast_ref::<Counted>().unwrap();
+        counted.open.load(Ordering::SeqCst)
+    }
+
+    // Descriptors that the test process does not have, so that nothing else touches their notes.
+
+    #[test]
+    fn a_file_lives_until_its_last_user() {
+        const FD: c_int = 5000;
+        let alive = Arc::new(AtomicUsize::new(0));
+        assert!(get(FD).is_none() && !is_served(FD));
+        assert!(change(|change| change.set(FD, new(&alive), true)).unwrap().is_none());
+        assert!(is_served(FD) && closes_on_exec(FD) && is_any());
+        change(|change| change.set_close_on_exec(FD, false));
+        assert!(!closes_on_exec(FD));
+        let user = get(FD).unwrap();
+        assert_eq!(change(|change| change.served(4990, 5010)), [FD]);
+        let replaced = change(|change| change.set(FD, new(&alive), false)).unwrap();
+        assert_eq!(alive.load(Ordering::SeqCst), 2);
+        drop(replaced);
+        assert!(is_open(&user) && alive.load(Ordering::SeqCst) == 2);
+        drop(user);
+        assert_eq!(alive.load(Ordering::SeqCst), 1);
+        drop(change(|change| change.clear(FD)));
+        assert!(alive.load(Ordering::SeqCst) == 0 && get(FD).is_none());
+        assert!(change(|change| change.clear(FD)).is_none());
+    }
+
+    #[test]
+    fn the_engines_are_not_served() {
+        const FD: c_int = 5100;
+        change(|change| change.set_engines(FD));
+        assert!(is_engines(FD) && !is_served(FD) && get(FD).is_none() && !closes_on_exec(FD));
+        assert_eq!(
+            change(|change| (change.engines(5000, 5200), change.served(5100, 5100))),
+            (vec![FD], vec![])
+        );
+        change(|change| {
+            change.set_close_on_exec(FD, false);
+            assert!(change.clear(FD).is_none());
+        });
+        assert!(!is_engines(FD));
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_served() {
+        let alive = Arc::new(AtomicUsize::new(0));
+        for fd in [LIMIT as c_int, c_int::MAX, -1] {
+            assert_eq!(change(|change| change.set(fd, new(&alive), false)).err(), Some(Errno::EMFILE));
+            assert!(get(fd).is_none() && !is_served(fd) && !is_engines(fd));
+        }
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
+
+    /// Readers, and others that change what the descriptors are open on: whoever finds a file finds it open.
+    #[test]
+    fn readers_and_changes_at_once() {
+        const FIRST: c_int = 6000;
+        let alive = Arc::new(AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for seed in 0..4 {
+                let alive = alive.clone();
+                scope.spawn(move || {
+                    for round in 0..20_000 {
+                        let fd = FIRST + (round * 7 + seed) % 3;
+                        match (round + seed) % 4 {
+                            0 => drop(change(|change| change.set(fd, new(&alive), false)).unwrap()),
+                            1 => drop(change(|change| change.clear(fd))),
+                            _ => {
+                                if let Some(kept) = get(fd) {
+                                    assert!(is_open(&kept));
+                                    assert!(is_open(&kept.clone()));
+                                }
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        drop(change(|change| (FIRST..FIRST + 3).map(|fd| change.clear(fd)).collect::<Vec<_>>()));
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
 }

@@ -118,6 +118,18 @@ int main(void) {
     FAILS(fchmod(fd, 0777), EROFS);
     FAILS(fchown(fd, 1, 1), EROFS);
     FAILS(futimens(fd, NULL), EROFS);
+    FAILS(chmod(DEVICE, 0777), EROFS);
+    FAILS(chown(DEVICE, 1, 1), EROFS);
+    FAILS(lchown(DEVICE, 1, 1), EROFS);
+    FAILS(fchmodat(AT_FDCWD, DEVICE, 0777, 0), EROFS);
+    FAILS(fchownat(fd, "", 1, 1, AT_EMPTY_PATH), EROFS);
+    FAILS(utimensat(AT_FDCWD, DEVICE, NULL, 0), EROFS);
+    FAILS(chmod(way, 0777), EROFS);
+    FAILS(chown(way, 1, 1), EROFS);
+    int dir = open("/dev/vfio", O_RDONLY);
+    FAILS(mkdirat(dir, "x", 0777), ENOENT);
+    FAILS(unlinkat(dir, "vfio", 0), ENOENT);
+    CHECK(close(dir) == 0);
     CHECK(stat("/dev/null", &found) == 0 && (found.st_mode & 0777) == 0666 && found.st_uid == 0);
     FAILS(getxattr(IOMMU, "user.x", text, sizeof text), ENODATA);
     FAILS(lgetxattr(IOMMU, "user.x", text, sizeof text), ENODATA);

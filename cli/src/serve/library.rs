@@ -15,7 +15,10 @@ const VARIABLE: &str = "NOIOMMU_PRELOAD_LIBRARY";
 pub(super) fn find() -> Result<PathBuf, Refusal> {
     if let Some(path) = env::var_os(VARIABLE).map(PathBuf::from) {
         return path.canonicalize().map_err(|error| {
-            Refusal::new(format!("{VARIABLE}={}: {error}", path.display()), format!("unset it, or let it name {NAME}"))
+            Refusal::new(
+                format!("{VARIABLE}={}: {error}", path.display()),
+                format!("unset it, or let it name {NAME}"),
+            )
         });
     }
     let program = env::current_exe().ok().and_then(|path| path.canonicalize().ok());
@@ -30,9 +33,10 @@ pub(super) fn find() -> Result<PathBuf, Refusal> {
     ))
 }
 
-/// Beside the program, where cargo puts what it depends on, and where an installation has it.
+/// Where cargo puts what it builds for the program (a copy beside it may be an older one), beside it, and where an installation
+/// has it.
 fn places(directory: &Path) -> Vec<PathBuf> {
-    ["", "deps", "../lib/noiommu"].iter().map(|place| directory.join(place).join(NAME)).collect()
+    ["deps", "", "../lib/noiommu"].iter().map(|place| directory.join(place).join(NAME)).collect()
 }
 
 /// LD_PRELOAD with the library before what is preloaded anyhow.
@@ -60,7 +64,9 @@ mod tests {
     fn paths_that_the_dynamic_linker_would_split() {
         assert!(before_others(Path::new("/a b/lib.so")).is_err());
         assert!(before_others(Path::new("/a:b/lib.so")).is_err());
-        assert!(before_others(Path::new("/a/lib.so")).is_ok_and(|list| list.as_bytes().starts_with(b"/a/lib.so")));
+        assert!(
+            before_others(Path::new("/a/lib.so")).is_ok_and(|list| list.as_bytes().starts_with(b"/a/lib.so"))
+        );
     }
 
     /// The library is a dependency so that cargo builds it. Were it linked as well, its functions would stand before the C

@@ -77,7 +77,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     /// What `env` and others answer when it is they who failed, and not the program.
     const NOT_STARTED: u8 = 125;
     let Err(refusal) = start(options);
-    let failure = Failure { kind: "NotStarted", errno: None, cause: &refusal.cause, remedy: refusal.remedy.as_deref() };
+    let failure =
+        Failure { kind: "NotStarted", errno: None, cause: &refusal.cause, remedy: refusal.remedy.as_deref() };
     crate::tell_failure(false, &failure);
     ExitCode::from(NOT_STARTED)
 }
@@ -90,8 +91,10 @@ fn start(options: &Options) -> Result<std::convert::Infallible, Refusal> {
         },
         devices: options.device.clone(),
         verbose: options.verbose,
+        ..Settings::default()
     };
-    let (name, arguments) = options.program.split_first().ok_or_else(|| Refusal::new("no program", "name one"))?;
+    let (name, arguments) =
+        options.program.split_first().ok_or_else(|| Refusal::new("no program", "name one"))?;
     let library = library::find()?;
     let program = program::find(name)?;
     program::check(&program)?;
@@ -110,7 +113,12 @@ fn check(settings: &Settings) -> Result<(), Refusal> {
     if settings.provider == Provider::Sim {
         return Ok(());
     }
-    noiommu::serve::check(settings)?;
+    if !noiommu::optin::is_enabled() {
+        return Err(Refusal::new(
+            "the unsafe no-IOMMU mode is not enabled on this machine",
+            "the administrator enables it with `noiommu enable` (as root), or try simulated devices: --provider sim",
+        ));
+    }
     let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
     if !capabilities.is_ok_and(|effective| effective.contains(rustix::thread::CapabilitySet::SYS_RAWIO)) {
         return Err(Refusal::new(

@@ -13,7 +13,8 @@ use super::Refusal;
 /// The program's file, looked for in PATH when its name has no slash.
 pub(super) fn find(name: &OsStr) -> Result<PathBuf, Refusal> {
     let is_there = |path: &Path| {
-        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        fs::metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     };
     let found = if name.as_bytes().contains(&b'/') {
         Some(PathBuf::from(name)).filter(|path| is_there(path))
@@ -33,7 +34,8 @@ pub(super) fn find(name: &OsStr) -> Result<PathBuf, Refusal> {
 ///
 /// A program that only starts others (a shell, a script) is looked at alone: what it starts is its own affair.
 pub(super) fn check(program: &Path) -> Result<(), Refusal> {
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", program.display()), "make it readable");
+    let failed =
+        |error: io::Error| Refusal::new(format!("{}: {error}", program.display()), "make it readable");
     privileged(program)?;
     let file = File::open(program).map_err(failed)?;
     match Kind::of(&file).map_err(failed)? {
@@ -53,11 +55,17 @@ pub(super) fn check(program: &Path) -> Result<(), Refusal> {
         // One step: an interpreter is a binary (or the kernel goes on, which is rare enough).
         Kind::Script(interpreter) => {
             let file = File::open(&interpreter).map_err(|error| {
-                Refusal::new(format!("{}: {}: {error}", program.display(), interpreter.display()), "install it")
+                Refusal::new(
+                    format!("{}: {}: {error}", program.display(), interpreter.display()),
+                    "install it",
+                )
             })?;
             match Kind::of(&file).map_err(failed)? {
                 Kind::Static => Err(Refusal::new(
-                    format!("{} is statically linked, so nothing can be preloaded into it", interpreter.display()),
+                    format!(
+                        "{} is statically linked, so nothing can be preloaded into it",
+                        interpreter.display()
+                    ),
                     "run the script with another interpreter",
                 )),
                 _ => Ok(()),
@@ -86,7 +94,10 @@ fn privileged(program: &Path) -> Result<(), Refusal> {
     // Root has all of the file's capabilities already.
     if gains || (has_capabilities && user != 0) {
         return Err(Refusal::new(
-            format!("{} runs with more rights than you have, so nothing is preloaded into it", program.display()),
+            format!(
+                "{} runs with more rights than you have, so nothing is preloaded into it",
+                program.display()
+            ),
             "run it as the user that it becomes (root), or a copy of it without these rights",
         ));
     }
@@ -114,7 +125,8 @@ impl Kind {
         file.take(BEGIN as u64).read_to_end(&mut begin)?;
         if let Some(line) = begin.strip_prefix(b"#!") {
             let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-            let name = line.split(|byte| b" \t".contains(byte)).find(|word| !word.is_empty()).unwrap_or_default();
+            let name =
+                line.split(|byte| b" \t".contains(byte)).find(|word| !word.is_empty()).unwrap_or_default();
             return Ok(Self::Script(Path::new(OsStr::from_bytes(name)).into()));
         }
         if !begin.starts_with(b"\x7fELF") {
@@ -133,11 +145,15 @@ impl Kind {
     /// The dynamic linker that a program names in its PT_INTERP segment.
     fn linker(file: &File, header: &[u8]) -> io::Result<Option<Vec<u8>>> {
         const PT_INTERP: u64 = 3;
-        let number = |bytes: &[u8], place: usize, size: usize| {
+        let number = |bytes: &[u8], place: usize, size: usize| -> u64 {
             let bytes = bytes.get(place..place + size).unwrap_or_default();
             // Of this machine's order, which the header was compared with.
             let order = |word, byte: &u8| (word << 8) | u64::from(*byte);
-            if cfg!(target_endian = "little") { bytes.iter().rev().fold(0, order) } else { bytes.iter().fold(0, order) }
+            if cfg!(target_endian = "little") {
+                bytes.iter().rev().fold(0, order)
+            } else {
+                bytes.iter().fold(0, order)
+            }
         };
         let (offset, size, count) = (number(header, 32, 8), number(header, 54, 2), number(header, 56, 2));
         for index in 0..count {

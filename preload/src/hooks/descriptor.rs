@@ -157,7 +157,12 @@ fn control(fd: c_int, command: c_int, argument: usize) -> c_int {
 
 /// Notes whether the program wants a served descriptor closed on exec. (The kernel's flag is always set.)
 pub(crate) fn set_close_on_exec(fd: c_int, close: bool) {
-    changed(|change| (note_unless_borrowed(|| Some(change.set_close_on_exec(fd, close))), ()));
+    changed(|change| {
+        if !process::is_borrowed() {
+            change.set_close_on_exec(fd, close);
+        }
+        ((), ())
+    });
 }
 
 /// A served descriptor once more, under the lowest free number from `lowest` on.

@@ -260,45 +260,41 @@ fn may_have_ours(path: &[u8]) -> bool {
 
 /// `readdir`.
 fn next_entry(stream: *mut DIR) -> *mut dirent {
-    let Some((ours, mut next)) =
-        with(stream, |streams, place| (streams[place].entries.clone(), streams[place].next))
-    else {
+    let Some(next) = with(stream, |streams, place| streams[place].next) else {
         return library!(readdir(stream));
     };
-    let errno = last_errno();
     if next.is_none() {
+        let errno = last_errno();
         set_errno(0);
         let entry = library!(readdir(stream));
-        if !entry.is_null() || last_errno() != 0 {
-            if !entry.is_null() {
-                set_errno(errno);
-            }
+        let failed = last_errno();
+        set_errno(if failed == 0 || !entry.is_null() { errno } else { failed });
+        if !entry.is_null() || failed != 0 {
             return entry;
         }
-        set_errno(errno);
-        next = Some(0);
     }
     // SAFETY: the program's stream.
     let fd = unsafe { libc::dirfd(stream) };
-    let from = next.unwrap_or(0);
     // What the kernel has too, it has listed.
     let is_listed = |entry: &Listed| !table::is_served(fd) && is_in(fd, &entry.name);
-    let found = ours.iter().enumerate().skip(from).find(|(_, entry)| !is_listed(entry));
-    with(stream, |streams, place| {
+    let step = |streams: &mut Vec<Stream>, place: usize| {
         let known = &mut streams[place];
-        match found {
-            Some((number, entry)) => {
-                known.next = Some(number + 1);
-                fill(&mut known.given, entry, number);
-                ptr::from_mut::<dirent>(&mut known.given)
-            }
-            None => {
-                known.next = Some(known.entries.len());
-                ptr::null_mut()
-            }
+        let number = known.next.unwrap_or(0);
+        let entry = known.entries.get(number).cloned();
+        known.next = Some(number + usize::from(entry.is_some()));
+        (number, entry)
+    };
+    loop {
+        let Some((number, Some(entry))) = with(stream, step) else { return ptr::null_mut() };
+        if !is_listed(&entry) {
+            let give = |streams: &mut Vec<Stream>, place: usize| {
+                let given = &mut streams[place].given;
+                fill(given, &entry, number);
+                ptr::from_mut::<dirent>(given)
+            };
+            return with(stream, give).unwrap_or(ptr::null_mut());
         }
-    })
-    .unwrap_or(ptr::null_mut())
+    }
 }
 
 /// Whether the kernel has this name in a directory.
