@@ -81,3 +81,8 @@ fn cancel() {
 fn early() {
     run("early");
 }
+
+#[test]
+fn interrupts() {
+    run("interrupts");
+}

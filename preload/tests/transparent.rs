@@ -123,3 +123,30 @@ fn who_has_not_asked_is_not_served() {
     let (found, said) = there(Some("nonsense"));
     assert!(!found && said.starts_with("noiommu: not serving: NOIOMMU_SERVE: \"nonsense\""), "{said}");
 }
+
+/// Simulated devices are for whoever runs the program; all others are root's, though the engine is in the program's own process.
+#[test]
+fn nodes_belong_to_root_unless_nothing_is_real() {
+    const NOBODY: u32 = 65534;
+    // SAFETY: takes nothing, and always succeeds.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("not run: only root can become another");
+        return;
+    }
+    let copy = std::env::temp_dir().join(format!("noiommu-echo-{}.so", std::process::id()));
+    fs::copy(library(), &copy).unwrap();
+    let output = |value: &str, script: &str| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).env("LD_PRELOAD", &copy).env("NOIOMMU_SERVE", value).uid(NOBODY);
+        let output = ended(&mut command);
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert!(output("sim", "test -r /dev/iommu && test -w /dev/vfio/noiommu-977 && : < /dev/iommu").0);
+    assert_eq!(output("sim", "stat -c '%u %a %F' /dev/iommu").1, "65534 600 character special file\n");
+    for refused in ["test -r /dev/iommu", "test -w /dev/vfio/noiommu-977", ": 2>/dev/null < /dev/iommu"] {
+        assert!(!output("auto", refused).0, "{refused}");
+    }
+    assert!(output("auto", "test -w /dev/vfio/vfio && : < /dev/vfio/vfio && test -x /dev/vfio").0, "for all");
+    assert_eq!(output("auto", "stat -c '%u %a %F' /dev/iommu").1, "0 600 character special file\n");
+    fs::remove_file(copy).unwrap();
+}
