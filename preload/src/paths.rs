@@ -204,7 +204,7 @@ fn step(at: &mut Vec<u8>, component: &[u8]) {
 }
 
 /// The served descriptor that a path without links in it, `/proc/<this process>/fd/N`, stands for.
-pub(crate) fn descriptor_at(path: &[u8]) -> Option<table::Kept> {
+fn descriptor_at(path: &[u8]) -> Option<table::Kept> {
     let path = Path::new(std::str::from_utf8(path).ok()?);
     let own = format!("/proc/{}", std::process::id());
     let fd = path.file_name()?.to_str()?.parse::<c_int>().ok()?;
@@ -228,12 +228,15 @@ fn resolve(directory: c_int, path: &[u8], follow: bool, in_ours: bool) -> Target
     }
 }
 
-/// The path without links in it; `None` where nothing is known about it.
-pub(crate) fn canonical(directory: c_int, path: *const c_char, follow: bool) -> Option<Vec<u8>> {
-    let memory = copy::Memory::new();
-    let mut buffer = [0; libc::PATH_MAX as usize];
-    let text = memory.string(path as u64, &mut buffer).ok()?;
-    Some(walk(directory, text, follow).ok()?.at)
+/// The served descriptor that a path names as a link of /proc: `readlink` of it is not to tell what the kernel has there.
+pub(crate) fn descriptor_link(directory: c_int, path: *const c_char) -> Option<table::Kept> {
+    let mut buffer = [0; 256];
+    let length = copy::string(path as u64, &mut buffer).filter(|&length| length < 256)?;
+    let text = buffer.get(..length)?;
+    if !has_descriptor(text) {
+        return None;
+    }
+    descriptor_at(&walk(directory, text, false).ok()?.at)
 }
 
 struct Walked {

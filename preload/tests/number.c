@@ -20,6 +20,11 @@ int main(void) {
     CHECK(syscall(SYS_newfstatat, AT_FDCWD, IOMMU, &found, 0) == 0 && S_ISCHR(found.st_mode));
     struct statx much;
     CHECK(syscall(SYS_statx, AT_FDCWD, IOMMU, 0, STATX_BASIC_STATS, &much) == 0 && S_ISCHR(much.stx_mode));
+    CHECK(syscall(SYS_faccessat, AT_FDCWD, IOMMU, R_OK) == 0);
+#ifdef SYS_stat
+    CHECK(syscall(SYS_stat, IOMMU, &found) == 0 && syscall(SYS_lstat, IOMMU, &found) == 0 && S_ISCHR(found.st_mode));
+    CHECK(syscall(SYS_access, IOMMU, W_OK) == 0);
+#endif
     char text[256];
     CHECK(syscall(SYS_readlinkat, AT_FDCWD, "/sys/class/vfio-dev/noiommu-vfio977", text, sizeof text) > 0);
     char *memory = (char *)syscall(SYS_mmap, NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);

@@ -395,7 +395,7 @@ fn read_descriptor_link(
     into: *mut c_char,
     room: size_t,
 ) -> Option<c_long> {
-    let kept = paths::descriptor_at(&paths::canonical(directory, path, false)?)?;
+    let kept = paths::descriptor_link(directory, path)?;
     let target = kept.entry().map_or(b"anon_inode:[vfio-device]".as_slice(), |entry| &entry.path);
     write_link(target, into, room).ok()
 }
