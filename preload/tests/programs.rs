@@ -17,6 +17,9 @@ fn run(name: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{:?}: {said}", output.status);
     assert!(said.starts_with(SAID), "{said}");
+    // Once for the program and its forks, and once for each program that it runs.
+    let times = said.matches(SAID).count();
+    assert_eq!(times, if name == "children" { 4 } else { 1 }, "{said}");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{printed}");
     printed
