@@ -91,7 +91,6 @@ fn start(options: &Options) -> Result<std::convert::Infallible, Refusal> {
         },
         devices: options.device.clone(),
         verbose: options.verbose,
-        ..Settings::default()
     };
     let (name, arguments) =
         options.program.split_first().ok_or_else(|| Refusal::new("no program", "name one"))?;
