@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod optin;
 mod proof;
+mod serve;
 mod ui;
 
 use std::io::Write;
@@ -34,6 +35,8 @@ enum Room {
         #[command(subcommand)]
         proof: proof::Command,
     },
+    /// Run a program written for /dev/iommu and VFIO, on a kernel without them
+    Serve(serve::Options),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
     /// Allow drivers of real devices without an IOMMU on this machine (unsafe; root; until restart)
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
     match Cli::parse().room {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
+        Room::Serve(options) => serve::run(&options),
         Room::Config(arguments) => config::run(&arguments),
         Room::Enable(options) => optin::enable(&options),
         Room::Disable(options) => optin::disable(&options),
