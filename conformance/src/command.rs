@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
@@ -58,6 +59,9 @@ pub struct Run {
     /// Which device plays which part, as in edu=0000:00:03.0 (may be given again)
     #[arg(long, value_name = "ROLE=ADDRESS", value_parser = role)]
     devices: Vec<(String, String)>,
+    /// How long a case may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
     /// Print every case as it runs
     #[arg(short, long)]
     verbose: bool,
@@ -126,6 +130,7 @@ impl Run {
         };
         let listed = listed::parse(&listed, &library)?;
         let provider = self.provider.clone().unwrap_or_else(provider);
+        let patience = Duration::from_secs(self.timeout);
         let mut report = Report::new(provider.clone());
         for source in &library.sources {
             let mut recorded = std::collections::BTreeMap::new();
@@ -141,7 +146,7 @@ impl Run {
                     report.skipped(&source.section, &identity, &why);
                     continue;
                 }
-                let answers = runner::run(&library, case, &identity, &roles);
+                let answers = runner::run(&library, case, &identity, &roles, patience);
                 if let Some((line, what)) =
                     answers.iter().find(|(_, answer)| answer.starts_with(steps::MISTAKE))
                 {
