@@ -7,6 +7,7 @@
 
 mod cases;
 pub mod command;
+mod fuzz;
 mod ioctl;
 mod listed;
 mod memory;
@@ -21,3 +22,4 @@ mod sys;
 mod world;
 
 pub use command::Command;
+pub use fuzz::Fuzz;

@@ -13,10 +13,10 @@ use super::{Choice, EDU, NVME, OnKernel, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
 
 /// The runner: package and file.
-const RUNNER: (&str, &str) = ("noiommu-conformance", "noiommu-conformance");
+pub(super) const RUNNER: (&str, &str) = ("noiommu-conformance", "noiommu-conformance");
 
 /// What serves the runner where the kernel does not, and the program that gives the opt-in for it.
-const PRELOAD: [(&str, &str); 2] = [("noiommu-preload", "libnoiommu_preload.so"), ("noiommu-cli", "noiommu")];
+pub(super) const PRELOAD: [(&str, &str); 2] = [("noiommu-preload", "libnoiommu_preload.so"), ("noiommu-cli", "noiommu")];
 
 /// Where the cases are, in the tree.
 const CASES: &str = "conformance/cases";

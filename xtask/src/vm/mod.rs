@@ -6,6 +6,7 @@
 
 mod apt;
 mod conformance;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kconfig;
@@ -21,6 +22,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 pub(crate) use self::conformance::{Conformance, conformance, golden};
+pub(crate) use self::fuzz::{Fuzz, fuzz};
 pub(crate) use self::guest::Options;
 use self::guest::Scenario;
 use self::kernel::Kernel;
