@@ -11,7 +11,8 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=cases");
     let mut list = String::from("&[\n");
     for section in entries(&root.join("cases"))? {
-        for file in entries(&section)?.into_iter().filter(|file| file.extension().is_some_and(|e| e == "txt")) {
+        for file in entries(&section)?.into_iter().filter(|file| file.extension().is_some_and(|e| e == "txt"))
+        {
             let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let _ = writeln!(list, "({:?}, {:?}, include_str!({file:?})),", name(&section), name(&file));
         }
@@ -21,7 +22,8 @@ fn main() -> io::Result<()> {
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     paths.sort();
     Ok(paths)
 }

@@ -37,8 +37,23 @@ pub(crate) struct Library {
 
 /// The sections in the order in which they are asked and told.
 pub(crate) const SECTIONS: &[&str] = &[
-    "abi", "objects", "iova", "map", "map-file", "copy", "unmap", "option", "vfio-ioas", "hwpt", "get-pa", "memlock",
-    "cdev", "group", "fork", "info", "dma",
+    "abi",
+    "objects",
+    "iova",
+    "map",
+    "map-file",
+    "copy",
+    "unmap",
+    "option",
+    "vfio-ioas",
+    "hwpt",
+    "get-pa",
+    "memlock",
+    "cdev",
+    "group",
+    "fork",
+    "info",
+    "dma",
 ];
 
 impl Library {
@@ -47,9 +62,11 @@ impl Library {
     /// # Errors
     /// What is wrong in the text, and where.
     pub(crate) fn embedded() -> Result<Self, String> {
-        Self::from_texts(FILES.iter().map(|(section, topic, text)| {
-            ((*section).to_owned(), (*topic).to_owned(), (*text).to_owned())
-        }))
+        Self::from_texts(
+            FILES.iter().map(|(section, topic, text)| {
+                ((*section).to_owned(), (*topic).to_owned(), (*text).to_owned())
+            }),
+        )
     }
 
     /// Those of a directory: `SECTION/TOPIC.txt`.
@@ -117,7 +134,12 @@ mod tests {
     fn all_sections_are_asked_about() {
         let library = Library::embedded().unwrap();
         let count = |section: &str| -> usize {
-            library.sources.iter().filter(|source| source.section == section).map(|source| source.cases.len()).sum()
+            library
+                .sources
+                .iter()
+                .filter(|source| source.section == section)
+                .map(|source| source.cases.len())
+                .sum()
         };
         for section in SECTIONS {
             assert!(count(section) > 0, "section {section} is empty");
@@ -134,7 +156,12 @@ mod tests {
             for step in parse::flatten(&case.steps) {
                 assert!(!step.answer.starts_with(steps::MISTAKE), "{}: {}", case.name, step.answer);
                 if step.verb() == "use" {
-                    assert!(library.setups.contains_key(&step.arguments()[0]), "{}: {}", case.name, step.text);
+                    assert!(
+                        library.setups.contains_key(&step.arguments()[0]),
+                        "{}: {}",
+                        case.name,
+                        step.text
+                    );
                 }
                 // An ioctl always answers something.
                 if crate::ioctl::call(step.verb()).is_some() {

@@ -146,7 +146,9 @@ impl Run {
                     continue;
                 }
                 let answers = runner::run(&library, case, &identity, &roles);
-                if let Some((line, what)) = answers.iter().find(|(_, answer)| answer.starts_with(steps::MISTAKE)) {
+                if let Some((line, what)) =
+                    answers.iter().find(|(_, answer)| answer.starts_with(steps::MISTAKE))
+                {
                     return Err(format!("{identity}, line {line}: {what}"));
                 }
                 let verdict = Verdict::new(&identity, &provider, case, &answers, &listed);

@@ -135,7 +135,8 @@ pub(crate) fn step(world: &mut World<'_>, call: &'static Call, words: &[String])
 fn structure(world: &World<'_>, call: &Call, given: &[String]) -> Result<Vec<u8>, Mistake> {
     let mut bytes = vec![0; call.size() as usize];
     let mut size_given = None;
-    let size_field = call.fields().iter().find(|field| matches!(field.name, "size" | "argsz") && field.offset == 0);
+    let size_field =
+        call.fields().iter().find(|field| matches!(field.name, "size" | "argsz") && field.offset == 0);
     for word in given.iter().filter(|word| !word.starts_with('@')) {
         let Some((name, value)) = word.split_once('=') else {
             return mistake(format!("`{word}` is no field"));

@@ -46,7 +46,8 @@ pub(crate) fn parse(text: &str, library: &Library) -> Result<Vec<Listed>, String
                 "case" => entry.case = rest.to_owned(),
                 "on" => entry.provider = rest.to_owned(),
                 "step" => {
-                    let counted = rest.split_once(": ").and_then(|(n, text)| Some((n.parse::<usize>().ok()?, text)));
+                    let counted =
+                        rest.split_once(": ").and_then(|(n, text)| Some((n.parse::<usize>().ok()?, text)));
                     let (n, text) = counted.unwrap_or((1, rest));
                     (occurrence, entry.step) = (n, text.to_owned());
                 }
@@ -66,7 +67,9 @@ pub(crate) fn parse(text: &str, library: &Library) -> Result<Vec<Listed>, String
             return Err(format!("listed: no case `{}`", entry.case));
         };
         let steps = parse::flatten(&case.steps);
-        let Some(step) = steps.iter().filter(|step| step.text == entry.step).nth(occurrence.saturating_sub(1)) else {
+        let Some(step) =
+            steps.iter().filter(|step| step.text == entry.step).nth(occurrence.saturating_sub(1))
+        else {
             return Err(format!("listed: `{}` has no step `{}`", entry.case, entry.step));
         };
         entry.line = step.line;

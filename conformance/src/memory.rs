@@ -101,7 +101,8 @@ impl Memory {
             Kind::File(fd, offset, false) => (libc::MAP_PRIVATE, fd, offset),
         };
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        let mapped = sys::mmap(address, length as usize, access, flags | libc::MAP_FIXED_NOREPLACE, fd, offset);
+        let mapped =
+            sys::mmap(address, length as usize, access, flags | libc::MAP_FIXED_NOREPLACE, fd, offset);
         if let Err(errno) = mapped {
             return Ok(Err(errno));
         }
@@ -130,12 +131,7 @@ impl Memory {
                 }
             }
         }
-        self.buffers.push(Buffer {
-            name: name.to_owned(),
-            address,
-            length,
-            frames: vec![0; pages as usize],
-        });
+        self.buffers.push(Buffer { name: name.to_owned(), address, length, frames: vec![0; pages as usize] });
         self.look();
         Ok(Ok(()))
     }
@@ -175,7 +171,8 @@ impl Memory {
         let _ = sys::madvise(pool, (pool_pages * PAGE) as usize, libc::MADV_NOHUGEPAGE);
         touch(pool, pool_pages * PAGE);
         // Frame and address, in the order of frames.
-        let mut supply: Vec<(u64, u64)> = self.entries(pool, pool_pages).into_iter().zip((pool..).step_by(PAGE as usize)).collect();
+        let mut supply: Vec<(u64, u64)> =
+            self.entries(pool, pool_pages).into_iter().zip((pool..).step_by(PAGE as usize)).collect();
         supply.sort_unstable();
         let mut longest_first: Vec<usize> = (0..lengths.len()).collect();
         longest_first.sort_by_key(|run| std::cmp::Reverse(lengths.get(*run).copied().unwrap_or(0)));
@@ -193,7 +190,8 @@ impl Memory {
         }
         for run in longest_first {
             let length = lengths[run] as usize;
-            let Some(piece) = spare.iter_mut().filter(|piece| piece.len() >= length).min_by_key(|piece| piece.len())
+            let Some(piece) =
+                spare.iter_mut().filter(|piece| piece.len() >= length).min_by_key(|piece| piece.len())
             else {
                 return mistake(format!("no {length} pages found that are neighbours"));
             };
@@ -246,8 +244,11 @@ impl Memory {
 
     /// Looks where all pages are now, and remembers where those that moved were.
     pub(crate) fn look(&mut self) {
-        let now: Vec<Vec<u64>> =
-            self.buffers.iter().map(|buffer| self.entries(buffer.address, buffer.frames.len() as u64)).collect();
+        let now: Vec<Vec<u64>> = self
+            .buffers
+            .iter()
+            .map(|buffer| self.entries(buffer.address, buffer.frames.len() as u64))
+            .collect();
         for (buffer, frames) in self.buffers.iter_mut().zip(now) {
             for ((old, new), offset) in buffer.frames.iter().zip(&frames).zip((0..).step_by(PAGE as usize)) {
                 if *old != 0 && old != new {
@@ -297,7 +298,8 @@ impl Memory {
             }
         }
         for memfd in &self.memfds {
-            if let Some((_, offset)) = self.file_frames(&memfd.name).iter().find(|(other, _)| *other == frame) {
+            if let Some((_, offset)) = self.file_frames(&memfd.name).iter().find(|(other, _)| *other == frame)
+            {
                 return format!("pa({})", tell(&memfd.name, *offset));
             }
         }
@@ -307,7 +309,8 @@ impl Memory {
         for (role, device) in roles.all() {
             let resources = std::fs::read_to_string(device.sysfs.join("resource")).unwrap_or_default();
             for (bar, line) in resources.lines().take(6).enumerate() {
-                let mut ends = line.split(' ').map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
+                let mut ends =
+                    line.split(' ').map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
                 if let (Some(Ok(start)), Some(Ok(end))) = (ends.next(), ends.next())
                     && start != 0
                     && (start..=end).contains(&address)

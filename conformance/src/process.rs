@@ -116,7 +116,10 @@ pub(crate) fn join(world: &mut World<'_>, words: &[String], kill: bool) -> Answe
 /// `thread ... end`: another thread runs the steps, while this one waits for it.
 pub(crate) fn thread(world: &mut World<'_>, step: &Step) -> Answer {
     std::thread::scope(|scope| {
-        scope.spawn(|| steps::run_all(world, &step.body)).join().unwrap_or_else(|_| mistake("the thread panicked"))
+        scope
+            .spawn(|| steps::run_all(world, &step.body))
+            .join()
+            .unwrap_or_else(|_| mistake("the thread panicked"))
     })?;
     Ok(String::new())
 }
@@ -124,7 +127,8 @@ pub(crate) fn thread(world: &mut World<'_>, step: &Step) -> Answer {
 /// `exec ... end`: a child executes this program again, which runs the steps with the descriptors that are still open.
 pub(crate) fn exec(world: &mut World<'_>, step: &Step) -> Answer {
     let files: Vec<String> = world.files.iter().map(|(name, fd)| format!("{name}={fd}")).collect();
-    let variables: Vec<String> = world.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let variables: Vec<String> =
+        world.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
     // The report's descriptor must outlive the exec, under a number that the other program is told.
     let report = match sys::fcntl(world.report, libc::F_DUPFD, 901) {
         Ok(fd) => fd as i32,
@@ -179,11 +183,17 @@ pub(crate) fn executed() -> Option<Executed> {
     let line = parts.next()?.parse().ok()?;
     let report = parts.next()?.parse().ok()?;
     let pairs = |part: &str| -> Vec<(String, String)> {
-        part.split(',').filter_map(|pair| pair.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+        part.split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .collect()
     };
-    let files = pairs(parts.next()?).into_iter().filter_map(|(name, fd)| Some((name, fd.parse().ok()?))).collect();
-    let variables =
-        pairs(parts.next()?).into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect();
+    let files =
+        pairs(parts.next()?).into_iter().filter_map(|(name, fd)| Some((name, fd.parse().ok()?))).collect();
+    let variables = pairs(parts.next()?)
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+        .collect();
     Some(Executed { identity, line, report, files, variables })
 }
 

@@ -44,9 +44,9 @@ impl Verdict {
         let mut verdict = Self { identity: identity.to_owned(), ..Self::default() };
         for step in parse::flatten(&case.steps) {
             let got = answers.get(&step.line).map_or("", String::as_str);
-            let entry = listed
-                .iter()
-                .find(|entry| entry.provider == provider && entry.case == identity && entry.line == step.line);
+            let entry = listed.iter().find(|entry| {
+                entry.provider == provider && entry.case == identity && entry.line == step.line
+            });
             match entry {
                 Some(entry) if got == entry.answer => verdict.listed.push(entry.clone()),
                 Some(entry) if got == step.answer => verdict.obsolete.push(entry.clone()),
@@ -124,7 +124,8 @@ impl Report {
             "as listed" => counts.listed += 1,
             _ => counts.different += 1,
         }
-        let text = if verdict.differences.is_empty() { String::new() } else { case_text(source, case, &verdict) };
+        let text =
+            if verdict.differences.is_empty() { String::new() } else { case_text(source, case, &verdict) };
         self.verdicts.push((verdict, text));
     }
 
@@ -147,10 +148,9 @@ impl Report {
 
     /// For programs.
     pub(crate) fn json(&self) -> String {
-        let entry = |entry: &Listed| {
-            json!({ "case": entry.case, "step": entry.step, "answer": entry.answer, "reason": entry.reason })
-        };
-        let listed: Vec<Value> = self.verdicts.iter().flat_map(|(verdict, _)| &verdict.listed).map(entry).collect();
+        let entry = |entry: &Listed| json!({ "case": entry.case, "step": entry.step, "answer": entry.answer, "reason": entry.reason });
+        let listed: Vec<Value> =
+            self.verdicts.iter().flat_map(|(verdict, _)| &verdict.listed).map(entry).collect();
         let obsolete: Vec<Value> =
             self.verdicts.iter().flat_map(|(verdict, _)| &verdict.obsolete).map(entry).collect();
         let different: Vec<Value> = self
@@ -194,7 +194,11 @@ impl Report {
         if self.differences() > SHOWN {
             let _ = writeln!(out, "... and {} more cases that differ\n", self.differences() - SHOWN);
         }
-        let _ = writeln!(out, "{:<10} {:>6} {:>6} {:>6} {:>9} {:>7}", "section", "cases", "same", "listed", "different", "skipped");
+        let _ = writeln!(
+            out,
+            "{:<10} {:>6} {:>6} {:>6} {:>9} {:>7}",
+            "section", "cases", "same", "listed", "different", "skipped"
+        );
         let mut row = |name: &str, c: &Counts| {
             let _ = writeln!(
                 out,
@@ -229,7 +233,8 @@ fn case_text(source: &Source, case: &Block, verdict: &Verdict) -> String {
                 let _ = writeln!(out, "    {}", step.text);
             }
             Some(difference) => {
-                let shown = |answer: &str| if answer.is_empty() { "(nothing)".to_owned() } else { answer.to_owned() };
+                let shown =
+                    |answer: &str| if answer.is_empty() { "(nothing)".to_owned() } else { answer.to_owned() };
                 let _ = writeln!(out, "  ! {}", step.text);
                 let _ = writeln!(out, "      expected {}", shown(&difference.expected));
                 let _ = writeln!(out, "      got      {}", shown(&difference.got));

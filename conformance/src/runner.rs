@@ -133,7 +133,9 @@ fn blame(steps: &[Step], answers: &mut BTreeMap<usize, String>, why: &str) {
         let violent = |answer: &String| answer.starts_with("killed by");
         match answers.get(&step.line).cloned().filter(violent) {
             // The block's process died at one of its steps.
-            Some(answer) if parse::flatten(&step.body).iter().any(|inner| !answers.contains_key(&inner.line)) => {
+            Some(answer)
+                if parse::flatten(&step.body).iter().any(|inner| !answers.contains_key(&inner.line)) =>
+            {
                 answers.insert(step.line, String::new());
                 blame(&step.body, answers, &answer);
             }

@@ -60,7 +60,9 @@ pub(crate) fn run(world: &mut World<'_>, step: &Step) -> Answer {
             Ok(String::new())
         }
         "let" => {
-            let Some((name, value)) = word(words, 0)?.split_once('=') else { return mistake("let NAME=VALUE") };
+            let Some((name, value)) = word(words, 0)?.split_once('=') else {
+                return mistake("let NAME=VALUE");
+            };
             let value = world.value(value)?;
             world.variables.insert(name.to_owned(), value);
             Ok(String::new())

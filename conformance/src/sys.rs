@@ -118,7 +118,8 @@ pub(crate) fn poll(fd: i32, events: i16, milliseconds: c_int) -> Call<i16> {
 
 pub(crate) fn eventfd(initial: u32) -> Call<i32> {
     // SAFETY: no memory is touched.
-    check(unsafe { libc::eventfd(initial, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into()).map(|fd| fd as i32)
+    check(unsafe { libc::eventfd(initial, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())
+        .map(|fd| fd as i32)
 }
 
 pub(crate) fn pipe() -> Call<(i32, i32)> {
@@ -130,7 +131,8 @@ pub(crate) fn pipe() -> Call<(i32, i32)> {
 
 pub(crate) fn memfd(flags: u32) -> Call<i32> {
     // SAFETY: the name is a string with its end.
-    check(unsafe { libc::memfd_create(c"case".as_ptr(), flags | libc::MFD_CLOEXEC) }.into()).map(|fd| fd as i32)
+    check(unsafe { libc::memfd_create(c"case".as_ptr(), flags | libc::MFD_CLOEXEC) }.into())
+        .map(|fd| fd as i32)
 }
 
 pub(crate) fn ftruncate(fd: i32, length: i64) -> Call<i64> {
@@ -139,7 +141,14 @@ pub(crate) fn ftruncate(fd: i32, length: i64) -> Call<i64> {
 }
 
 /// `mmap`, at `at` exactly where it is not 0.
-pub(crate) fn mmap(at: u64, length: usize, protection: c_int, flags: c_int, fd: i32, offset: i64) -> Call<u64> {
+pub(crate) fn mmap(
+    at: u64,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    fd: i32,
+    offset: i64,
+) -> Call<u64> {
     // SAFETY: an address is given only within the range that the runner keeps for the buffers of cases.
     let address = unsafe { libc::mmap(at as *mut c_void, length, protection, flags, fd, offset) };
     if address == libc::MAP_FAILED { Err(errno()) } else { Ok(address as u64) }
@@ -164,14 +173,13 @@ pub(crate) fn madvise(at: u64, length: usize, advice: c_int) -> Call<i64> {
 pub(crate) fn move_page(from: u64, to: u64, length: usize) -> Call<i64> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: both are memory of the case itself.
-    let address =
-        unsafe { libc::mremap(from as *mut c_void, length, length, flags, to as *mut c_void) };
+    let address = unsafe { libc::mremap(from as *mut c_void, length, length, flags, to as *mut c_void) };
     if address == libc::MAP_FAILED { Err(errno()) } else { Ok(0) }
 }
 
 /// Reads the number of `width` bytes (1, 2, 4, 8) at `at`, in one access where it is aligned.
 pub(crate) fn load(at: u64, width: usize) -> u64 {
-    if at % (width.max(1) as u64) != 0 {
+    if !at.is_multiple_of(width.max(1) as u64) {
         return get(at, width).iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
     }
     // SAFETY: an address of the case's own memory; one that is not there kills the case's process, which is its answer.
@@ -187,7 +195,7 @@ pub(crate) fn load(at: u64, width: usize) -> u64 {
 
 /// Writes it.
 pub(crate) fn store(at: u64, width: usize, value: u64) {
-    if at % (width.max(1) as u64) != 0 {
+    if !at.is_multiple_of(width.max(1) as u64) {
         return put(at, value.to_le_bytes().get(..width).unwrap_or_default());
     }
     // SAFETY: as for `load`.

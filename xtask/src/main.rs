@@ -47,7 +47,7 @@ enum Guest {
     /// A C program that knows the uAPI only, and an NVMe controller
     NvmeIdentify(vm::OnKernel),
     /// All conformance cases, answered by a kernel or through the preload library
-    Conformance(vm::Conformance),
+    Conformance(vm::OnKernel),
     /// Random sequences of calls, answered by the reference kernel and through the preload library
     FuzzUapi(vm::Fuzz),
 }

@@ -66,7 +66,12 @@ const STEPS: &[Step] = &[
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
     Step { name: "vm-backports", vm: true, run: vm_backports },
     Step { name: "vm-iommu", vm: true, run: vm_iommu },
+    Step { name: "vm-nvme-identify", vm: true, run: vm_nvme_identify },
+    Step { name: "vm-conformance-reference", vm: true, run: vm_conformance_reference },
 ];
+
+/// The longest name of a step, and so the width of its column.
+const WIDTH: usize = 24;
 
 /// What became of a step.
 enum Fate {
@@ -116,9 +121,9 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
             Fate::Failed => ("FAILED".to_owned(), Look::Red),
             Fate::NotRun(why) => (format!("not run: {why}"), Look::Yellow),
         };
-        println!("{:<14} {:>12}  {}", step.name, ui::seconds(*time), paint(word, look));
+        println!("{:<WIDTH$} {:>12}  {}", step.name, ui::seconds(*time), paint(word, look));
     }
-    println!("{:<14} {:>12}", "all", ui::seconds(began.elapsed()));
+    println!("{:<WIDTH$} {:>12}", "all", ui::seconds(began.elapsed()));
 
     let failed: Vec<&str> = fates
         .iter()
@@ -358,6 +363,18 @@ fn vm_iommu(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// A C program of the uAPI on the kernel that has it.
+fn vm_nvme_identify(project: &Project) -> Result<Outcome> {
+    vm::nvme_identify(project, &vm::OnKernel::native(vm::Choice::Built(vm::Variant::Reference)))?;
+    Ok(Outcome::Passed)
+}
+
+/// The recorded answers are still those of the real kernel.
+fn vm_conformance_reference(project: &Project) -> Result<Outcome> {
+    vm::conformance(project, &vm::OnKernel::native(vm::Choice::Built(vm::Variant::Reference)))?;
+    Ok(Outcome::Passed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,7 +382,7 @@ mod tests {
     #[test]
     fn names_are_words_of_their_own() {
         for (at, step) in STEPS.iter().enumerate() {
-            assert!(step.name.len() <= 14, "{} overflows its column", step.name);
+            assert!(step.name.len() <= WIDTH, "{} overflows its column", step.name);
             assert!(!step.name.contains([',', ' ']));
             assert!(STEPS[..at].iter().all(|other| other.name != step.name));
         }

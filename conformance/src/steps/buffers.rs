@@ -148,7 +148,9 @@ fn ranges(world: &mut World<'_>, words: &[String]) -> Answer {
         return Ok(names::errno(errno));
     }
     for (at, range) in (address..).step_by(16).zip(words.get(1..).unwrap_or_default()) {
-        let Some((first, last)) = range.split_once("..") else { return mistake(format!("`{range}` is no range")) };
+        let Some((first, last)) = range.split_once("..") else {
+            return mistake(format!("`{range}` is no range"));
+        };
         sys::store(at, 8, world.value(first)?);
         sys::store(at + 8, 8, world.value(last)?);
     }

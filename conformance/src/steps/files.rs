@@ -41,7 +41,9 @@ fn path(world: &World<'_>, text: &str) -> Result<String, Mistake> {
         "cdev" => device.cdev_path(),
         "group" => device.group_path(),
         // The cdev's entry in its class, below the device.
-        "vfio-dev" => device.cdev.as_ref().map(|name| format!("{}/vfio-dev/{name}/{below}", device.sysfs.display())),
+        "vfio-dev" => {
+            device.cdev.as_ref().map(|name| format!("{}/vfio-dev/{name}/{below}", device.sysfs.display()))
+        }
         "sysfs" => Some(format!("{}/{below}", device.sysfs.display())),
         _ => Some(text.to_owned()),
     };
@@ -174,7 +176,8 @@ fn lseek(world: &mut World<'_>, words: &[String]) -> Answer {
     })
 }
 
-/// `read FD LENGTH`, `pread FD OFFSET LENGTH`, `into=ADDRESS`: the count and what came.
+/// `read FD LENGTH`, `pread FD OFFSET LENGTH`, `into=ADDRESS`: the count and what came; `-> $name` keeps it instead, for what
+/// differs between machines.
 fn read(world: &mut World<'_>, words: &[String], positioned: bool) -> Answer {
     let fd = world.file(word(words, 0)?)?;
     let offset = if positioned { Some(world.value(word(words, 1)?)? as i64) } else { None };
@@ -190,6 +193,13 @@ fn read(world: &mut World<'_>, words: &[String], positioned: bool) -> Answer {
         Ok(count) if option(words, "into").is_some() || count == 0 => count.to_string(),
         Ok(count) => {
             let got = room.get(..count as usize).unwrap_or_default();
+            if let Some(name) =
+                words.last().and_then(|word| word.strip_prefix('$')).filter(|_| has(words, "->"))
+            {
+                let value = got.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+                world.variables.insert(name.to_owned(), value);
+                return Ok(count.to_string());
+            }
             format!("{count}: {}", bytes(got))
         }
     })
@@ -261,7 +271,9 @@ fn stat(world: &mut World<'_>, words: &[String]) -> Answer {
         .strip_prefix("cdev:")
         .and_then(|role| world.roles.get(role))
         .and_then(|device| Some((&device.sysfs, device.cdev.as_ref()?)))
-        .and_then(|(sysfs, cdev)| std::fs::read_to_string(sysfs.join("vfio-dev").join(cdev).join("dev")).ok());
+        .and_then(|(sysfs, cdev)| {
+            std::fs::read_to_string(sysfs.join("vfio-dev").join(cdev).join("dev")).ok()
+        });
     Ok(about(sys::stat(&path), told.as_deref()))
 }
 

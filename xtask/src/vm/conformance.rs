@@ -1,22 +1,18 @@
 //! The conformance cases in guests: asked of the kernel itself or of the preload library, and recorded anew.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
 use serde_json::Value;
 
 use super::guest::{self, Scenario};
-use super::pack::{self, Tree};
+use super::pack;
 use super::{Choice, EDU, NVME, OnKernel, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
 
 /// The runner: package and file.
 pub(super) const RUNNER: (&str, &str) = ("noiommu-conformance", "noiommu-conformance");
-
-/// What serves the runner where the kernel does not, and the program that gives the opt-in for it.
-pub(super) const PRELOAD: [(&str, &str); 2] = [("noiommu-preload", "libnoiommu_preload.so"), ("noiommu-cli", "noiommu")];
 
 /// Where the cases are, in the tree.
 const CASES: &str = "conformance/cases";
@@ -24,35 +20,11 @@ const CASES: &str = "conformance/cases";
 /// How many differences are told one by one.
 const MOST_TOLD: usize = 10;
 
-/// What to ask, of whom.
-#[derive(Args, Debug)]
-pub(crate) struct Conformance {
-    #[command(flatten)]
-    on: OnKernel,
-
-    /// Through the preload library, instead of the kernel itself
-    #[arg(long)]
-    preload: bool,
-}
-
-impl Conformance {
-    /// The defaults, with this kernel, natively or through the preload library.
-    pub(crate) fn of(kernel: Choice, preload: bool) -> Self {
-        Self { on: OnKernel::of(kernel), preload }
-    }
-}
-
-/// Runs all cases; an error when an answer differs, or when a case could not run that this kernel can run.
-pub(crate) fn conformance(project: &Project, options: &Conformance) -> Result<()> {
-    let mut arguments = vec!["run"];
-    if options.preload {
-        arguments.push("preload");
-    }
-    let output = run(project, &options.on, arguments)?;
-    let report = report(&output)?;
-    // Only without a group is there anything that cannot be asked.
-    let may_skip = matches!(options.on.kernel(), Choice::Built(Variant::CdevOnly));
-    judge(&report, may_skip)?;
+/// Runs all cases; an error when an answer differs, or when a case did not run that can run on this kernel.
+pub(crate) fn conformance(project: &Project, options: &OnKernel) -> Result<()> {
+    let report = report(&run(project, options, "run")?)?;
+    // Without a group some things cannot be asked; the preload library has one for every device.
+    judge(&report, matches!(options.kernel, Choice::Built(Variant::CdevOnly)) && !options.preload)?;
     let count = |key: &str| report[key].as_array().map_or(0, Vec::len);
     println!(
         "{} cases, 0 differences, {} listed, {} skipped",
@@ -65,8 +37,9 @@ pub(crate) fn conformance(project: &Project, options: &Conformance) -> Result<()
 
 /// Records the answers of the reference kernel into the tree.
 pub(crate) fn golden(project: &Project, options: &guest::Options) -> Result<()> {
-    let on = OnKernel::with(Choice::Built(Variant::Reference), options.clone());
-    let output = run(project, &on, vec!["record"])?;
+    let mut on = OnKernel::native(Choice::Built(Variant::Reference));
+    on.stock.run = options.clone();
+    let output = run(project, &on, "record")?;
     let report = report(&output)?;
     // A case that did not run has no answers to keep.
     ensure_ran(&report)?;
@@ -88,16 +61,11 @@ pub(crate) fn golden(project: &Project, options: &guest::Options) -> Result<()> 
     Ok(())
 }
 
-/// Runs the scenario with these words for its script; answers the directory that it leaves.
-fn run(project: &Project, on: &OnKernel, arguments: Vec<&'static str>) -> Result<std::path::PathBuf> {
-    let kernel = on.get(project)?;
-    let mut files = Tree::default();
+/// Runs the scenario with this word for its script; answers the directory that it leaves.
+fn run(project: &Project, options: &OnKernel, word: &'static str) -> Result<PathBuf> {
+    let kernel = options.kernel(project)?;
+    let (mut files, arguments) = options.prepare(project, &[word])?;
     files.add_programs(&pack::build(project, &[RUNNER])?)?;
-    if arguments.contains(&"preload") {
-        let [library, program] = PRELOAD;
-        files.add_programs(&pack::build(project, &[program])?)?;
-        files.add_libraries(&pack::build(project, &[library])?)?;
-    }
     let cases = project.root.join(CASES);
     for section in directory(&cases)? {
         for file in directory(&cases.join(&section))? {
@@ -108,13 +76,13 @@ fn run(project: &Project, on: &OnKernel, arguments: Vec<&'static str>) -> Result
     let scenario = Scenario {
         name: "conformance",
         arguments,
-        devices: &[EDU, EDU, NVME, "e1000e,netdev=net,romfile="],
+        devices: &[EDU, EDU, NVME, "e1000e,netdev=net"],
         drives: &["nvme"],
         nets: &["net"],
         append: &[UNSAFE_NOIOMMU],
         witnessed: false,
     };
-    guest::run(project, &scenario, &kernel, files, on.run())
+    guest::run(project, &scenario, &kernel, files, &options.stock.run)
 }
 
 fn report(output: &Path) -> Result<Value> {
@@ -127,10 +95,9 @@ fn judge(report: &Value, may_skip: bool) -> Result<()> {
     let different = report["different"].as_array().context("the report tells no differences")?;
     if report["differences"] != 0 || !different.is_empty() {
         let tell = |one: &Value| {
-            format!(
-                "{}: {}\n      expected {}\n      got      {}",
-                one["case"], one["step"], one["expected"], one["got"]
-            )
+            let [case, step, expected, got] =
+                ["case", "step", "expected", "got"].map(|key| one[key].as_str().unwrap_or_default());
+            format!("{case}: {step}\n      expected {expected}\n      got      {got}")
         };
         let told: Vec<String> = different.iter().take(MOST_TOLD).map(tell).collect();
         bail!("{} of {} cases differ:\n    {}", report["differences"], report["cases"], told.join("\n    "));

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::conformance::{PRELOAD, RUNNER};
+use super::conformance::RUNNER;
 use super::guest::{self, Scenario};
-use super::pack::{self, Tree};
+use super::pack;
 use super::{Choice, EDU, OnKernel, Options, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
 use crate::ui;
@@ -55,15 +55,6 @@ enum Side {
     Native,
     /// The preload library, on a kernel without iommufd.
     Preload,
-}
-
-impl Side {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Preload => "preload",
-        }
-    }
 }
 
 /// Sequences that an emulated machine runs in a second at the very least.
@@ -197,14 +188,11 @@ fn answers(project: &Project, options: &Fuzz, side: Side, words: &str) -> Result
     };
     let mut run = options.run.clone();
     run.at_least(60 + options.sequences / SLOWEST);
-    let kernel = OnKernel::with(Choice::Built(variant), run.clone()).get(project)?;
-    let mut files = Tree::default();
+    let mut on = OnKernel::native(Choice::Built(variant));
+    on.preload = matches!(side, Side::Preload);
+    let kernel = on.kernel(project)?;
+    let (mut files, arguments) = on.prepare(project, &[])?;
     files.add_programs(&pack::build(project, &[RUNNER])?)?;
-    if matches!(side, Side::Preload) {
-        let [library, program] = PRELOAD;
-        files.add_programs(&pack::build(project, &[program])?)?;
-        files.add_libraries(&pack::build(project, &[library])?)?;
-    }
     // Too long for the kernel's command line.
     let file = project.run_dir("fuzz-uapi").join("words");
     fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
@@ -212,7 +200,7 @@ fn answers(project: &Project, options: &Fuzz, side: Side, words: &str) -> Result
     files.add("words", 0o644, &file)?;
     let scenario = Scenario {
         name: "fuzz-uapi",
-        arguments: vec![side.name()],
+        arguments,
         devices: &[EDU, EDU],
         drives: &[],
         nets: &[],

@@ -151,7 +151,7 @@ pub(super) fn run(
         bail!("{} did not pass:\n  - {}\nlogs: {}", scenario.name, faults.join("\n  - "), logs.display());
     }
     let checked = match ledger.checks() {
-        0 => "passed".to_owned(),
+        0 => "its script ended well".to_owned(),
         checks => {
             format!("the witness checked {checks} places ({} bytes), all the same", ledger.bytes_checked())
         }

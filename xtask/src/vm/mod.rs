@@ -21,7 +21,7 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-pub(crate) use self::conformance::{Conformance, conformance, golden};
+pub(crate) use self::conformance::{conformance, golden};
 pub(crate) use self::fuzz::{Fuzz, fuzz};
 pub(crate) use self::guest::Options;
 use self::guest::Scenario;
@@ -30,8 +30,9 @@ use self::pack::Tree;
 pub(crate) use self::refkernel::Variant;
 use crate::project::Project;
 
-/// What every guest needs of the host, as Debian's packages. libc6-dev has the libc.a that static programs link.
-const HOST_PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "gcc", "libc6-dev"];
+/// What every guest needs of the host, as Debian's packages. libc6-dev has the libc.a that static programs link, ipxe-qemu the
+/// ROMs of network cards.
+const HOST_PACKAGES: [&str; 5] = ["qemu-system-x86", "busybox-static", "gcc", "ipxe-qemu", "libc6-dev"];
 
 /// Options of guests with a stock kernel.
 #[derive(Args, Debug, Default)]
@@ -51,36 +52,29 @@ impl Stock {
     }
 }
 
-/// Options of guests that run on any kernel.
+/// Options of guests whose programs use the uAPI, on any kernel.
 #[derive(Args, Debug)]
 pub(crate) struct OnKernel {
     /// The kernel: one built from source, or the distribution's
     #[arg(long, default_value = "reference")]
     kernel: Choice,
 
+    /// Through the preload library, instead of the kernel itself
+    #[arg(long)]
+    preload: bool,
+
     #[command(flatten)]
     stock: Stock,
 }
 
 impl OnKernel {
-    /// The defaults, with this kernel.
-    fn of(kernel: Choice) -> Self {
-        Self::with(kernel, Options::default())
+    /// The defaults, with this kernel, which answers itself.
+    pub(crate) fn native(kernel: Choice) -> Self {
+        Self { kernel, preload: false, stock: Stock::default() }
     }
 
-    fn with(kernel: Choice, run: Options) -> Self {
-        Self { kernel, stock: Stock { suite: None, run } }
-    }
-
-    fn kernel(&self) -> Choice {
-        self.kernel
-    }
-
-    fn run(&self) -> &Options {
-        &self.stock.run
-    }
-
-    fn get(&self, project: &Project) -> Result<Kernel> {
+    /// What the guest boots.
+    fn kernel(&self, project: &Project) -> Result<Kernel> {
         apt::install(&HOST_PACKAGES)?;
         match self.kernel {
             Choice::Stock => kernel::stock(project, self.stock.suite.as_deref()),
@@ -90,7 +84,23 @@ impl OnKernel {
             }
         }
     }
+
+    /// What the guest has on board besides its programs, and the words for its script.
+    fn prepare(&self, project: &Project, words: &[&'static str]) -> Result<(Tree, Vec<&'static str>)> {
+        let (mut files, mut words) = (Tree::default(), words.to_vec());
+        if self.preload {
+            let [library, program] = PRELOAD;
+            files.add_libraries(&pack::build(project, &[library])?)?;
+            files.add_programs(&pack::build(project, &[program])?)?;
+            // The script sees the library; this is for those who read where the logs are.
+            words.push("preload");
+        }
+        Ok((files, words))
+    }
 }
+
+/// What serves programs where the kernel does not, and the program that gives the opt-in for it: package and file.
+const PRELOAD: [(&str, &str); 2] = [("noiommu-preload", "libnoiommu_preload.so"), ("noiommu-cli", "noiommu")];
 
 /// A kernel that a guest can be run on.
 #[derive(Clone, Copy, Debug)]
@@ -166,18 +176,18 @@ fn on_stock_kernel(
 
 /// A C program that knows the uAPI only asks an NVMe controller who it is, by DMA.
 pub(crate) fn nvme_identify(project: &Project, options: &OnKernel) -> Result<()> {
-    let kernel = options.get(project)?;
+    let kernel = options.kernel(project)?;
+    let (mut files, arguments) = options.prepare(project, &[])?;
+    files.add_programs(&[pack::compile_c(project, "nvme_identify")?])?;
     let scenario = Scenario {
         name: "nvme-identify",
-        arguments: Vec::new(),
+        arguments,
         devices: &[NVME],
         drives: &["nvme"],
         nets: &[],
         append: &[UNSAFE_NOIOMMU],
         witnessed: false,
     };
-    let mut files = Tree::default();
-    files.add_programs(&[pack::compile_c(project, "nvme_identify")?])?;
-    guest::run(project, &scenario, &kernel, files, options.run())?;
+    guest::run(project, &scenario, &kernel, files, &options.stock.run)?;
     Ok(())
 }
