@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::cases::{self, Library};
+use crate::fuzz::Fuzz;
 use crate::listed;
 use crate::parse;
 use crate::process;
@@ -23,6 +24,8 @@ pub enum Command {
     Run(Run),
     /// Print the names of the cases
     List(Choice),
+    /// Run random sequences of calls and print a digest of each one's answers
+    Fuzz(Fuzz),
 }
 
 /// Which cases.
@@ -67,7 +70,7 @@ pub struct Run {
     verbose: bool,
 }
 
-fn role(text: &str) -> Result<(String, String), String> {
+pub(crate) fn role(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').map(|(role, address)| (role.to_owned(), address.to_owned()));
     parts.ok_or_else(|| "a role and an address, as in edu=0000:00:03.0".to_owned())
 }
@@ -84,6 +87,7 @@ impl Command {
         let result = match self {
             Self::Run(run) => run.execute(),
             Self::List(choice) => choice.list(),
+            Self::Fuzz(fuzz) => fuzz.execute(),
         };
         result.unwrap_or_else(|problem| {
             let _ = writeln!(std::io::stderr(), "conformance: {problem}");
