@@ -10,7 +10,7 @@ use noiommu_core::platform::Caller as Privileges;
 use noiommu_core::{Context, Errno, ObjectId, UserMemory};
 
 use super::fault_queue::FaultQueueFile;
-use super::file::{Caller, FileOperations};
+use super::file::{Caller, FileOperations, MmapRequest};
 use super::memory::ServedMemory;
 use crate::memory::Backing;
 
@@ -42,6 +42,17 @@ impl FileOperations for IommufdFile {
             error.errno()
         })?;
         Ok(i64::from(answer))
+    }
+
+    // Only what a hardware queue offers can be mapped, and there is none.
+    unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
+        if request.flags & libc::MAP_TYPE == libc::MAP_PRIVATE {
+            Err(Errno::EINVAL)
+        } else if request.protection & libc::PROT_EXEC != 0 {
+            Err(Errno::EPERM)
+        } else {
+            Err(Errno::ENXIO)
+        }
     }
 
     fn as_any(&self) -> &dyn Any {
