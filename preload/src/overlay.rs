@@ -227,6 +227,8 @@ impl Builder {
                 for (name, text) in attributes {
                     self.text(device.join(name), text.clone());
                 }
+                // What the kernel's device nodes come from.
+                self.link(device.join("driver"), Path::new("/sys/bus/pci/drivers/vfio-pci"));
                 let directory = device.join("vfio-dev").join(&name);
                 self.link(directory.join("device"), &device);
                 if let Some(address) = device.file_name() {

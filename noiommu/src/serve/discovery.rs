@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use noiommu_core::vfio::pci::Address;
 use noiommu_core::Errno;
+use noiommu_core::vfio::pci::Address;
 
 use super::devices::{self, ServedDevice};
 use super::memory::ServedMemory;
@@ -21,6 +21,17 @@ const NO_IOMMU_GROUP: &str = "vfio-noiommu";
 
 /// How many simulated devices there are.
 const SIMULATED: u8 = 2;
+
+/// What sysfs tells of QEMU's edu device.
+const SIMULATED_ATTRIBUTES: [(&str, &str); 7] = [
+    ("vendor", "0x1234\n"),
+    ("device", "0x11e8\n"),
+    ("subsystem_vendor", "0x1af4\n"),
+    ("subsystem_device", "0x1100\n"),
+    ("revision", "0x10\n"),
+    ("class", "0x00ff00\n"),
+    ("resource", "0x00000000fea00000 0x00000000feafffff 0x0000000000040200\n"),
+];
 
 /// The class of bridges, in the upper byte: nobody serves those.
 const BRIDGE: u32 = 0x06;
@@ -86,10 +97,14 @@ pub(super) fn real(named: &[String]) -> Result<Vec<Found>> {
 fn look_at(name: &str, unused_group: u32) -> Result<Found> {
     let link = Path::new(DEVICES).join(name);
     let directory = fs::canonicalize(&link).map_err(|_| sysfs::no_device(name))?;
-    let address = parse_address(name).ok_or_else(|| sysfs::no_address(name))?;
+    let address = devices::parse_address(name).ok_or_else(|| sysfs::no_address(name))?;
     sysfs::refuse_iommu(name, &directory)?;
     let class = fs::read_to_string(directory.join("class")).unwrap_or_default();
-    if class.trim().strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()).map(|class| class >> 16)
+    if class
+        .trim()
+        .strip_prefix("0x")
+        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+        .map(|class| class >> 16)
         == Some(BRIDGE)
     {
         return Err(Error::new(ErrorKind::Unsupported, Errno::EOPNOTSUPP, format!("{name} is a bridge")));
@@ -119,16 +134,6 @@ fn first_unused_group() -> u32 {
     let entries = fs::read_dir(GROUPS).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers.max().map_or(0, |last| last.saturating_add(1))
-}
-
-/// `domain:bus:device.function`, in hexadecimal; a domain beyond 16 bits has no place here.
-fn parse_address(name: &str) -> Option<Address> {
-    let (rest, function) = name.split_once('.')?;
-    let mut parts = rest.split(':');
-    let mut part = || u16::from_str_radix(parts.next()?, 16).ok();
-    let (segment, bus, device) = (part()?, part()?, part()?);
-    let devfn = u8::try_from(device << 3).ok()? | function.parse::<u8>().ok()?;
-    Some(Address { segment, bus: u8::try_from(bus).ok()?, devfn })
 }
 
 /// What serves them, in a few words.
@@ -180,17 +185,16 @@ impl Found {
     /// What its directory in sysfs tells, where there really is none.
     pub(super) fn attributes(&self) -> Vec<(String, String)> {
         match self.by {
-            By::Simulation => devices::sim::ATTRIBUTES
-                .iter()
-                .map(|&(name, text)| (name.to_owned(), text.to_owned()))
-                .collect(),
+            By::Simulation => {
+                SIMULATED_ATTRIBUTES.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect()
+            }
             By::Group(_) | By::Sysfs(_) => Vec::new(),
         }
     }
 
     pub(super) fn serve(&self, memory: &ServedMemory) -> Result<Box<dyn ServedDevice>> {
         match self.by {
-            By::Simulation => devices::sim::edu(memory.as_simulated()),
+            By::Simulation => Ok(devices::sim::edu(memory.as_simulated())),
             By::Group(number) => Ok(devices::group::device(&self.name, number)),
             By::Sysfs(_) => Ok(devices::sysfs::device(&self.name)),
         }

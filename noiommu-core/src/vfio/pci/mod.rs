@@ -27,6 +27,7 @@ use self::interrupts::Active;
 use self::ioeventfd::Order;
 pub use self::neighbours::{Address, Bound, Neighbours};
 pub use self::regions::Mappable;
+pub use self::reset::{check_hot_reset, hot_reset_info};
 use self::saved::Saved;
 use crate::{Errno, PhysAddr, TryVec, UserMemory};
 
@@ -198,7 +199,9 @@ impl<B: Backend> PciDevice<B> {
             VFIO_DEVICE_GET_IRQ_INFO => self.get_irq_info(user, argument),
             VFIO_DEVICE_SET_IRQS => self.set_irqs(user, argument),
             VFIO_DEVICE_RESET => self.reset(),
-            VFIO_DEVICE_GET_PCI_HOT_RESET_INFO => self.get_hot_reset_info(user, around.neighbours, argument),
+            VFIO_DEVICE_GET_PCI_HOT_RESET_INFO => {
+                hot_reset_info(user, around.neighbours, argument, |all| self.backend.reset_scope(all))
+            }
             VFIO_DEVICE_PCI_HOT_RESET => self.hot_reset(user, around.neighbours, argument),
             VFIO_DEVICE_IOEVENTFD => self.ioeventfd(user, argument),
             VFIO_DEVICE_FEATURE => self.feature(user, around.export, argument),

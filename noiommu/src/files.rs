@@ -1,0 +1,69 @@
+//! Small files of the kernel, by system calls alone: where this runs inside a program under the preload library, the C
+//! library's names lead back to us.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+
+/// Opens a file, closed on exec.
+pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Whether there is something there; a link that leads nowhere is something.
+pub(crate) fn exists(path: &Path) -> bool {
+    fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// All of a file.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(&open(path, OFlags::RDONLY)?)
+}
+
+/// What is left of an open file.
+pub(crate) fn read_all(file: &impl AsFd) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut part))? {
+            0 => return Ok(bytes),
+            length => bytes.extend_from_slice(&part[..length]),
+        }
+    }
+}
+
+/// A file of text, without the white space around it.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&read(path)?).trim().to_owned())
+}
+
+/// Writes a line, in one write: each is a command of its own to sysfs.
+pub(crate) fn write_line(path: &Path, text: &str) -> io::Result<()> {
+    let line = format!("{text}\n");
+    let file = open(path, OFlags::WRONLY)?;
+    let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, line.as_bytes()))?;
+    if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// The last part of what a link says.
+pub(crate) fn link_name(path: &Path) -> Option<String> {
+    let target = fs::readlinkat(CWD, path, Vec::new()).ok()?;
+    let target = target.to_string_lossy().into_owned();
+    target.rsplit('/').next().map(str::to_owned)
+}
+
+/// The names in a directory, in order.
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let open = open(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(&open)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
