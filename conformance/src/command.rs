@@ -29,7 +29,7 @@ pub enum Command {
 }
 
 /// Which cases.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Choice {
     /// Only cases whose section/name holds this
     #[arg(long, value_name = "TEXT")]
@@ -43,7 +43,7 @@ pub struct Choice {
 }
 
 /// How to run them.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Run {
     #[command(flatten)]
     choice: Choice,
@@ -93,6 +93,20 @@ impl Command {
             let _ = writeln!(std::io::stderr(), "conformance: {problem}");
             ExitCode::from(FAILED)
         })
+    }
+}
+
+/// Whether this process has the preload library loaded, which answers then.
+#[must_use]
+pub fn is_served() -> bool {
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libnoiommu_preload"))
+}
+
+impl Run {
+    /// Whether the result is printed as JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
     }
 }
 
@@ -179,6 +193,5 @@ impl Run {
 
 /// Who answers here: a preload library that this process has loaded, or else the kernel.
 fn provider() -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    if maps.contains("libnoiommu_preload") { "preload".to_owned() } else { "native".to_owned() }
+    if is_served() { "preload" } else { "native" }.to_owned()
 }

@@ -36,6 +36,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BDF")]
     device: Vec<String>,
 
+    /// Leave out groups and the container, as a kernel built without them
+    #[arg(long)]
+    no_group: bool,
+
+    /// Leave out /dev/vfio/devices and /dev/iommu, as a kernel built without them
+    #[arg(long, conflicts_with = "no_group")]
+    no_cdev: bool,
+
     /// Say why, too, when nothing is served
     #[arg(short, long)]
     verbose: bool,
@@ -64,6 +72,17 @@ impl Refusal {
     fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { cause: cause.into(), remedy: Some(remedy.into()) }
     }
+
+    /// What the system refused.
+    pub(crate) fn system(doing: &str, error: &std::io::Error) -> Self {
+        Self { cause: format!("{doing}: {error}"), remedy: None }
+    }
+
+    /// Says so, in the form asked for.
+    pub(crate) fn tell(&self, json: bool) {
+        let (cause, remedy) = (&self.cause, self.remedy.as_deref());
+        crate::tell_failure(json, &Failure { kind: "NotStarted", errno: None, cause, remedy });
+    }
 }
 
 impl From<noiommu::Error> for Refusal {
@@ -77,9 +96,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     /// What `env` and others answer when it is they who failed, and not the program.
     const NOT_STARTED: u8 = 125;
     let Err(refusal) = start(options);
-    let failure =
-        Failure { kind: "NotStarted", errno: None, cause: &refusal.cause, remedy: refusal.remedy.as_deref() };
-    crate::tell_failure(false, &failure);
+    refusal.tell(false);
     ExitCode::from(NOT_STARTED)
 }
 
@@ -91,20 +108,25 @@ fn start(options: &Options) -> Result<std::convert::Infallible, Refusal> {
         },
         devices: options.device.clone(),
         verbose: options.verbose,
+        no_group: options.no_group,
+        no_cdev: options.no_cdev,
     };
     let (name, arguments) =
         options.program.split_first().ok_or_else(|| Refusal::new("no program", "name one"))?;
-    let library = library::find()?;
     let program = program::find(name)?;
     program::check(&program)?;
     check(&settings)?;
-    let error = Command::new(&program)
-        .arg0(name)
-        .args(arguments)
-        .env("LD_PRELOAD", library::before_others(&library)?)
-        .env(VARIABLE, settings.to_string())
-        .exec();
+    let mut command = Command::new(&program);
+    serve_in(&mut command, &settings)?;
+    let error = command.arg0(name).args(arguments).exec();
     Err(Refusal { cause: format!("{} cannot be started: {error}", program.display()), remedy: None })
+}
+
+/// Has a program served.
+pub(crate) fn serve_in(command: &mut Command, settings: &Settings) -> Result<(), Refusal> {
+    let library = library::find()?;
+    command.env("LD_PRELOAD", library::before_others(&library)?).env(VARIABLE, settings.to_string());
+    Ok(())
 }
 
 /// Whether the program will find what it needs, as far as that can be seen before.
@@ -112,12 +134,7 @@ fn check(settings: &Settings) -> Result<(), Refusal> {
     if settings.provider == Provider::Sim {
         return Ok(());
     }
-    if !noiommu::optin::is_enabled() {
-        return Err(Refusal::new(
-            "the unsafe no-IOMMU mode is not enabled on this machine",
-            "the administrator enables it with `noiommu enable` (as root), or try simulated devices: --provider sim",
-        ));
-    }
+    noiommu::serve::check(settings)?;
     let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
     if !capabilities.is_ok_and(|effective| effective.contains(rustix::thread::CapabilitySet::SYS_RAWIO)) {
         return Err(Refusal::new(

@@ -64,7 +64,7 @@ impl Serve for Server {
             node("/dev/vfio/noiommu-977", group, 0o600, 2),
             node(
                 "/dev/vfio/devices/noiommu-vfio977",
-                NodeKind::Device { directory: self.device.clone() },
+                NodeKind::Device { directory: self.device.clone(), attributes: Vec::new() },
                 0o600,
                 3,
             ),
