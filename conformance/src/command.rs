@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::cases::{self, Library};
+use crate::fuzz::Fuzz;
 use crate::listed;
 use crate::parse;
 use crate::process;
@@ -23,10 +24,12 @@ pub enum Command {
     Run(Run),
     /// Print the names of the cases
     List(Choice),
+    /// Run random sequences of calls and print a digest of each one's answers
+    Fuzz(Fuzz),
 }
 
 /// Which cases.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Choice {
     /// Only cases whose section/name holds this
     #[arg(long, value_name = "TEXT")]
@@ -40,7 +43,7 @@ pub struct Choice {
 }
 
 /// How to run them.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Run {
     #[command(flatten)]
     choice: Choice,
@@ -67,7 +70,7 @@ pub struct Run {
     verbose: bool,
 }
 
-fn role(text: &str) -> Result<(String, String), String> {
+pub(crate) fn role(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').map(|(role, address)| (role.to_owned(), address.to_owned()));
     parts.ok_or_else(|| "a role and an address, as in edu=0000:00:03.0".to_owned())
 }
@@ -84,11 +87,26 @@ impl Command {
         let result = match self {
             Self::Run(run) => run.execute(),
             Self::List(choice) => choice.list(),
+            Self::Fuzz(fuzz) => fuzz.execute(),
         };
         result.unwrap_or_else(|problem| {
             let _ = writeln!(std::io::stderr(), "conformance: {problem}");
             ExitCode::from(FAILED)
         })
+    }
+}
+
+/// Whether this process has the preload library loaded, which answers then.
+#[must_use]
+pub fn is_served() -> bool {
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libnoiommu_preload"))
+}
+
+impl Run {
+    /// Whether the result is printed as JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
     }
 }
 
@@ -181,6 +199,5 @@ impl Run {
 
 /// Who answers here: a preload library that this process has loaded, or else the kernel.
 fn provider() -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    if maps.contains("libnoiommu_preload") { "preload".to_owned() } else { "native".to_owned() }
+    if is_served() { "preload" } else { "native" }.to_owned()
 }

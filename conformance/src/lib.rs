@@ -32,6 +32,7 @@
 
 mod cases;
 pub mod command;
+mod fuzz;
 mod ioctl;
 mod listed;
 mod memory;
@@ -46,3 +47,4 @@ mod sys;
 mod world;
 
 pub use command::Command;
+pub use fuzz::Fuzz;

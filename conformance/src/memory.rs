@@ -322,6 +322,17 @@ impl Memory {
         "pa(elsewhere)".to_owned()
     }
 
+    /// Forgets all but the first buffers, and what is known of pages that are gone.
+    pub(crate) fn keep(&mut self, buffers: usize) {
+        for buffer in self.buffers.drain(buffers.min(self.buffers.len())..) {
+            let _ = sys::munmap(buffer.address, buffer.length as usize);
+        }
+        let end = self.buffers.last().map_or(0, |last| last.address + last.length - BASE);
+        self.next = end.next_multiple_of(HUGE) + HUGE;
+        self.look();
+        self.old.clear();
+    }
+
     /// The frame of the page at `address` now; 0 where there is none.
     pub(crate) fn frame(&self, address: u64) -> u64 {
         self.entries(address, 1).first().copied().unwrap_or(0)

@@ -424,3 +424,10 @@ pub(crate) fn receive_file(socket: i32) -> Call<i32> {
         }
     })
 }
+
+/// Takes a file's pages away; its length stays.
+pub(crate) fn punch(fd: i32, offset: i64, length: i64) -> Call<i64> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no memory is touched.
+    check(unsafe { libc::fallocate(fd, mode, offset, length) }.into())
+}
