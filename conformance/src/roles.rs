@@ -162,6 +162,11 @@ impl Device {
         Self { address: address.to_owned(), sysfs, cdev, group }
     }
 
+    /// Whether it is a model in the process that answers.
+    pub(crate) fn is_simulated(&self) -> bool {
+        std::fs::canonicalize(&self.sysfs).is_ok_and(|directory| directory.starts_with("/sys/devices/noiommu-sim"))
+    }
+
     /// The path of its node in /dev/vfio/devices.
     pub(crate) fn cdev_path(&self) -> Option<String> {
         self.cdev.as_ref().map(|name| format!("/dev/vfio/devices/{name}"))
