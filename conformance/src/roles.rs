@@ -164,7 +164,7 @@ impl Device {
 
     /// Whether it is a model in the process that answers.
     pub(crate) fn is_simulated(&self) -> bool {
-        std::fs::canonicalize(&self.sysfs).is_ok_and(|directory| directory.starts_with("/sys/devices/noiommu-sim"))
+        self.address.starts_with("ffff:")
     }
 
     /// The path of its node in /dev/vfio/devices.
