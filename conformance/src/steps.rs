@@ -4,7 +4,7 @@ use crate::ioctl;
 use crate::parse::Step;
 use crate::process;
 use crate::sys;
-use crate::world::{Answer, Mistake, World, mistake, word};
+use crate::world::{Answer, Mistake, WITHOUT, World, mistake, word};
 
 mod buffers;
 mod device;
@@ -28,6 +28,7 @@ pub(crate) fn run_all(world: &mut World<'_>, steps: &[Step]) -> Result<(), Mista
         }
         match run(world, step) {
             Ok(answer) => report(world, step.line, &answer),
+            Err(Mistake(what)) if what.starts_with(WITHOUT) => report(world, step.line, &what),
             Err(Mistake(what)) => {
                 report(world, step.line, &format!("{MISTAKE}{what}"));
                 return Err(Mistake(what));
