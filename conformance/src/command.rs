@@ -16,6 +16,7 @@ use crate::report::{Report, Verdict};
 use crate::roles::Roles;
 use crate::runner;
 use crate::steps;
+use crate::world::WITHOUT;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -171,9 +172,11 @@ impl Run {
                     continue;
                 }
                 let answers = runner::run(&library, case, &identity, &roles, patience);
-                // A mistake of the case shows when it is recorded. Later, a step may lack what an earlier one answered differently.
-                let mistake = answers.iter().find(|(_, answer)| answer.starts_with(steps::MISTAKE));
-                if let (Some((line, what)), true) = (mistake, self.record.is_some()) {
+                // What is not there is a difference only where nothing is recorded.
+                let wrong = |answer: &str| {
+                    answer.starts_with(steps::MISTAKE) || self.record.is_some() && answer.starts_with(WITHOUT)
+                };
+                if let Some((line, what)) = answers.iter().find(|(_, answer)| wrong(answer)) {
                     return Err(format!("{identity}, line {line}: {what}"));
                 }
                 let verdict = Verdict::new(&identity, &provider, case, &answers, &listed);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::cases::Library;
+use crate::names;
 use crate::parse::{self, Block, Step};
 use crate::process::{self, Executed};
 use crate::roles::Roles;
@@ -29,6 +30,9 @@ pub(crate) fn obstacle(case: &Block, roles: &Roles) -> Option<String> {
             "iommu" => roles.iommu,
             "container" => roles.container,
             role => match role.split_once('.') {
+                _ if names::capability(role).is_some() => {
+                    names::capability(role).is_some_and(sys::has_capability)
+                }
                 Some((role, "group")) => roles.get(role).is_some_and(|device| device.group.is_some()),
                 _ => roles.get(role).is_some_and(|device| device.cdev.is_some()),
             },
