@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::cases::{self, Library};
 use crate::fuzz::Fuzz;
 use crate::listed;
-use crate::parse;
+use crate::parse::{self, Block};
 use crate::process;
 use crate::report::{Report, Verdict};
 use crate::roles::Roles;
@@ -57,7 +57,7 @@ pub struct Run {
     /// A list of differences instead of the one built in
     #[arg(long, value_name = "FILE")]
     listed: Option<PathBuf>,
-    /// Which provider answers: `native`, `preload`; found out unless said
+    /// Which provider answers: `native`, `preload`, `sim`; found out unless said
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
     /// Which device plays which part, as in edu=0000:00:03.0 (may be given again)
@@ -154,7 +154,13 @@ impl Run {
             Some(file) => std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?,
         };
         let listed = listed::parse(&listed, &library)?;
-        let provider = self.provider.clone().unwrap_or_else(provider);
+        let provider = self.provider.clone().unwrap_or_else(|| provider(&roles).to_owned());
+        let obstacle = |case: &Block| match runner::obstacle(case, &roles) {
+            None if provider == SIM && runner::maps_registers(&case.steps, &library.setups) => {
+                Some("registers of simulated devices cannot be mapped".to_owned())
+            }
+            obstacle => obstacle,
+        };
         let patience = Duration::from_secs(self.timeout);
         let mut report = Report::new(provider.clone());
         for source in &library.sources {
@@ -164,7 +170,7 @@ impl Run {
                 if !self.choice.wants(&source.section, &identity) {
                     continue;
                 }
-                if let Some(why) = runner::obstacle(case, &roles) {
+                if let Some(why) = obstacle(case) {
                     if self.verbose {
                         let _ = writeln!(std::io::stderr(), "{identity}: skipped, {why}");
                     }
@@ -200,7 +206,14 @@ impl Run {
     }
 }
 
-/// Who answers here: a preload library that this process has loaded, or else the kernel.
-fn provider() -> String {
-    if is_served() { "preload" } else { "native" }.to_owned()
+/// Simulated devices, answered by a preload library.
+const SIM: &str = "sim";
+
+/// Who answers here: a preload library that this process has loaded, for real devices or simulated ones, or else the kernel.
+fn provider(roles: &Roles) -> &'static str {
+    match is_served() {
+        true if roles.all().any(|(_, device)| device.simulated) => SIM,
+        true => "preload",
+        false => "native",
+    }
 }
