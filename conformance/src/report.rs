@@ -64,16 +64,6 @@ impl Verdict {
         verdict
     }
 
-    /// Whether the first difference is a refusal to map a device's registers.
-    pub(crate) fn needs_mapped_registers(&self) -> bool {
-        let first = self.differences.iter().min_by_key(|difference| difference.line);
-        first.is_some_and(|Difference { step, got, .. }| {
-            // The step itself, or one of a setup.
-            let refused = step.starts_with("mmap ") && got == "EINVAL";
-            refused || step.starts_with("use ") && got.contains("mmap ") && got.contains(": EINVAL")
-        })
-    }
-
     /// In one word.
     pub(crate) fn word(&self) -> &'static str {
         match (self.differences.is_empty(), self.listed.is_empty()) {
