@@ -61,13 +61,17 @@ const STEPS: &[Step] = &[
     Step { name: "loom", vm: false, run: loom },
     Step { name: "demo", vm: false, run: demo },
     Step { name: "proof", vm: false, run: proof },
+    Step { name: "conformance", vm: false, run: conformance },
     Step { name: "deny", vm: false, run: deny },
     Step { name: "miri", vm: false, run: miri },
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
     Step { name: "vm-backports", vm: true, run: vm_backports },
     Step { name: "vm-iommu", vm: true, run: vm_iommu },
     Step { name: "vm-nvme-identify", vm: true, run: vm_nvme_identify },
+    Step { name: "vm-nvme-identify-preload", vm: true, run: vm_nvme_identify_preload },
     Step { name: "vm-conformance-reference", vm: true, run: vm_conformance_reference },
+    Step { name: "vm-conformance-legacy", vm: true, run: vm_conformance_legacy },
+    Step { name: "vm-fuzz-uapi", vm: true, run: vm_fuzz_uapi },
 ];
 
 /// The longest name of a step, and so the width of its column.
@@ -366,6 +370,38 @@ fn vm_iommu(project: &Project) -> Result<Outcome> {
 /// A C program of the uAPI on the kernel that has it.
 fn vm_nvme_identify(project: &Project) -> Result<Outcome> {
     vm::nvme_identify(project, &vm::OnKernel::native(vm::Choice::Built(vm::Variant::Reference)))?;
+    Ok(Outcome::Passed)
+}
+
+/// The same program on kernels that lack what it asks for, through the preload library.
+fn vm_nvme_identify_preload(project: &Project) -> Result<Outcome> {
+    for kernel in [vm::Choice::Built(vm::Variant::Legacy), vm::Choice::Stock] {
+        vm::nvme_identify(project, &vm::OnKernel::preload(kernel))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// The engine answers as the real kernel did, with real devices.
+fn vm_conformance_legacy(project: &Project) -> Result<Outcome> {
+    vm::conformance(project, &vm::OnKernel::preload(vm::Choice::Built(vm::Variant::Legacy)))?;
+    Ok(Outcome::Passed)
+}
+
+/// Random sequences of calls, answered by the real kernel and by the engine: the short form.
+fn vm_fuzz_uapi(project: &Project) -> Result<Outcome> {
+    const SEQUENCES: u64 = 2000;
+    vm::fuzz(project, &vm::Fuzz::of(SEQUENCES))?;
+    Ok(Outcome::Passed)
+}
+
+/// The engine answers as the real kernel did, on this machine, with simulated devices.
+fn conformance(project: &Project) -> Result<Outcome> {
+    let (code, json) = program(project, &["conformance", "--json"])?;
+    let (cases, listed) = (&json["cases"], json["listed"].as_array().map_or(0, Vec::len));
+    if code != Some(0) || json["differences"] != 0 {
+        bail!("conformance: exit code {code:?}, {} of {cases} cases differ", json["differences"]);
+    }
+    println!("{cases} cases, 0 differences, {listed} listed");
     Ok(Outcome::Passed)
 }
 

@@ -71,5 +71,5 @@ impl Drop for FaultQueueFile {
 
 /// Whether a read or write is of whole elements; faults have no place in the file.
 fn whole(length: u64, offset: u64, size: usize) -> Result<(), Errno> {
-    if offset != 0 || length % size as u64 != 0 { Err(Errno::ESPIPE) } else { Ok(()) }
+    if offset != 0 || !length.is_multiple_of(size as u64) { Err(Errno::ESPIPE) } else { Ok(()) }
 }

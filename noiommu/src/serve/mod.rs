@@ -16,8 +16,8 @@ mod node;
 mod server;
 mod settings;
 
+pub use discovery::kernel_serves;
 pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest};
 pub use node::{Node, NodeKind};
-pub use discovery::kernel_serves;
 pub use server::{Server, check};
 pub use settings::{Provider, Settings, VARIABLE};
