@@ -106,7 +106,7 @@ impl Context {
     /// # Errors
     /// Want of memory or of threads.
     pub fn sim_edu(&self) -> Result<Device> {
-        Device::new(&self.inner, device::sim::edu(self.inner.simulated())?)
+        Device::new(&self.inner, Box::new(device::sim::edu(self.inner.simulated())?))
     }
 
     /// A real PCI device without a kernel driver and without an IOMMU, by its address (`0000:00:04.0`), through sysfs.
@@ -126,7 +126,7 @@ impl Context {
             )
             .with_remedy("open the engine on real memory: Context::new()"));
         }
-        Device::new(&self.inner, device::sysfs::open(address)?)
+        Device::new(&self.inner, Box::new(device::sysfs::open(address)?))
     }
 }
 

@@ -30,6 +30,7 @@ mod buffer;
 mod context;
 mod device;
 mod error;
+mod files;
 mod ioas;
 mod memory;
 pub mod optin;

@@ -6,12 +6,12 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use noiommu_core::Errno;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, files};
 
 /// Where the opt-in is kept.
 const DIRECTORY: &str = "/run/noiommu";
@@ -38,13 +38,14 @@ pub fn is_enabled() -> bool {
 /// The file counts when it says yes and nobody but `owner` could have written it.
 fn is_given(path: &Path, owner: u32) -> bool {
     let trusted = |path: &Path| {
-        fs::symlink_metadata(path).is_ok_and(|metadata| {
-            !metadata.is_symlink() && metadata.uid() == owner && metadata.mode() & 0o022 == 0
+        files::metadata(path).is_ok_and(|metadata| {
+            let link = metadata.st_mode & libc::S_IFMT == libc::S_IFLNK;
+            !link && metadata.st_uid == owner && metadata.st_mode & 0o022 == 0
         })
     };
     path.parent().is_some_and(trusted)
         && trusted(path)
-        && fs::read_to_string(path).is_ok_and(|text| text.trim() == "Y")
+        && files::read_text(path).is_ok_and(|text| text == "Y")
 }
 
 /// Gives the opt-in, until the next restart. Only root can.
@@ -109,21 +110,18 @@ pub(crate) fn require() -> Result<()> {
 /// Whether the kernel carries the taint of the unsafe mode.
 #[must_use]
 pub fn is_tainted() -> bool {
-    let text = fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
-    text.trim().parse::<u64>().is_ok_and(|taint| taint & TAINT_USER != 0)
+    let text = files::read_text(Path::new("/proc/sys/kernel/tainted")).unwrap_or_default();
+    text.parse::<u64>().is_ok_and(|taint| taint & TAINT_USER != 0)
 }
 
 /// What the kernel does when a no-IOMMU device is opened: a line in its log, and the taint.
 pub(crate) fn taint(device: &str) {
     let process = std::process::id();
-    if let Ok(mut log) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        // In one write: each is a record of its own.
-        let record = format!(
-            "<4>noiommu: {device}: opened for user-space DMA without an IOMMU by process {process}; tainting kernel\n"
-        );
-        let _ = log.write_all(record.as_bytes());
-    }
-    let _ = fs::write("/proc/sys/kernel/tainted", TAINT_USER.to_string());
+    let record = format!(
+        "<4>noiommu: {device}: opened for user-space DMA without an IOMMU by process {process}; tainting kernel"
+    );
+    let _ = files::write_line(Path::new("/dev/kmsg"), &record);
+    let _ = files::write_line(Path::new("/proc/sys/kernel/tainted"), &TAINT_USER.to_string());
     if !is_tainted() {
         tracing::warn!(device, "the kernel could not be marked as tainted (/proc/sys/kernel/tainted)");
     }
@@ -132,7 +130,7 @@ pub(crate) fn taint(device: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     #[test]
     fn only_a_file_that_nobody_else_can_write_counts() {

@@ -24,7 +24,7 @@ pub(super) fn make(world: &mut World<'_>) -> Result<(), Mistake> {
         [("b", B + SPARE, Kind::Touched, [1]), ("c", C, Kind::Touched, [4]), ("p", B, Kind::Untouched, [1])];
     for (name, pages, kind, runs) in runs {
         let address = world.memory.place(pages * PAGE, PAGE);
-        if let Err(errno) = world.memory.make(name, pages * PAGE, address, kind, Some(&runs))? {
+        if let Err(errno) = world.memory.make(name, pages * PAGE, address, kind, Some(&runs)) {
             return mistake(format!("no buffer `{name}`: {}", crate::names::errno(errno)));
         }
     }

@@ -77,13 +77,13 @@ impl Fuzz {
     /// # Errors
     /// What is missing, in a sentence.
     pub(crate) fn execute(&self) -> Result<ExitCode, String> {
-        let roles = Roles::find(&self.devices);
+        let roles = Roles::find_apart(&self.devices)?;
         for role in ["edu", "edu2"] {
             if roles.get(role).is_none_or(|device| device.cdev.is_none()) {
                 return Err(format!("there is no device to play {role}"));
             }
         }
-        let library = Library::embedded()?;
+        let library = Library::embedded(None)?;
         let count = match (self.keep.len(), self.only.len()) {
             (0, 0) => self.sequences,
             (0, only) => only as u64,

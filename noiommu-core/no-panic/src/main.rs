@@ -5,6 +5,8 @@
 #![no_std]
 #![no_main]
 
+mod vfio;
+
 use core::alloc::{GlobalAlloc, Layout};
 use core::hint::black_box;
 use core::ops::Deref;
@@ -157,7 +159,7 @@ impl Process<u64> for Somebody {
         address
     }
 
-    fn file_backing(&self, _: i32, offset: u64) -> Result<u64, Errno> {
+    fn file_backing(&self, _: i32, offset: u64, _: u64) -> Result<u64, Errno> {
         if unknown() == 0 { Err(Errno::EBADF) } else { Ok(offset) }
     }
 
@@ -306,6 +308,7 @@ extern "C" fn main() -> i32 {
     };
     tables(table);
     contexts(table);
+    vfio::devices();
     numbers();
     groups();
     0

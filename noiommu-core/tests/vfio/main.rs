@@ -1,8 +1,11 @@
 //! The rules of a vfio-pci device against what Linux 7.3 answered for devices of QEMU: the recordings are played again, the
 //! device's own config space following the recorded one, and every answer has to be the same.
+#![cfg(not(loom))]
 
 mod machine;
+mod random;
 mod recording;
+mod rules;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use noiommu_core::{Errno, ObjectId};
 
 pub use self::bar::Bar;
-use self::bar::Registers;
+pub(crate) use self::bar::Registers;
 use self::config::{COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
 use crate::ioas::{self, Ioas};
 use crate::{Error, ErrorKind, Result, context};

@@ -2,43 +2,42 @@
 //!
 //! See *Documentation/PCI/sysfs-pci.rst* of the kernel for the files. A kernel in lockdown refuses them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind as Io, Write as _};
-use std::os::unix::fs::FileExt;
+use std::io::ErrorKind as Io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use noiommu_core::Errno;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::bar::Registers;
 use super::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
 use super::{Backend, Provider};
-use crate::{Error, ErrorKind, Result, optin};
+use crate::{Error, ErrorKind, Result, files, optin};
 
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 /// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
 const CLAIM: &str = "noiommu";
 
 /// A claimed device. Bus mastering is off by the time this is dropped, as the kit sees to it.
-struct SysfsDevice {
+pub(crate) struct SysfsDevice {
     name: String,
     directory: PathBuf,
     /// Locked for this process as long as it is open.
-    config: File,
+    config: OwnedFd,
     /// What was there before, to be put back.
     override_before: Option<String>,
     enabled: bool,
 }
 
 /// Claims and enables the device at a PCI address.
-pub(crate) fn open(address: &str) -> Result<Box<dyn Backend>> {
+pub(crate) fn open(address: &str) -> Result<SysfsDevice> {
     optin::require()?;
     let device = SysfsDevice::claim(Path::new(DEVICES), address)?;
     optin::taint(&device.name);
-    Ok(Box::new(device))
+    Ok(device)
 }
 
 /// `domain:bus:device.function` in hexadecimal, as sysfs has it; the domain may be left out.
@@ -73,13 +72,13 @@ impl SysfsDevice {
     fn claim(devices: &Path, address: &str) -> Result<Self> {
         let name = normalize(address).ok_or_else(|| no_address(address))?;
         let directory = devices.join(&name);
-        if !directory.exists() {
+        if !files::exists(&directory) {
             return Err(no_device(&name));
         }
         refuse_iommu(&name, &directory)?;
         refuse_driver(&name, &directory)?;
         let config =
-            OpenOptions::new().read(true).write(true).open(directory.join("config")).map_err(|error| {
+            files::open(&directory.join("config"), OFlags::RDWR).map(files::aside).map_err(|error| {
                 Error::system(format_args!("opening {}", directory.join("config").display()), error)
                     .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
             })?;
@@ -99,12 +98,13 @@ impl SysfsDevice {
                 ),
             ));
         }
-        let before = fs::read_to_string(device.directory.join("driver_override")).unwrap_or_default();
+        let before = files::read_text(&device.directory.join("driver_override")).unwrap_or_default();
         device.write("driver_override", CLAIM)?;
         // sysfs shows "(null)" for none; an empty line takes it away.
-        let before = before.trim();
-        device.override_before =
-            Some(if matches!(before, "(null)" | CLAIM) { String::new() } else { before.to_owned() });
+        device.override_before = Some(match before.as_str() {
+            "(null)" | CLAIM => String::new(),
+            _ => before,
+        });
         // A driver may have come between the look and the override.
         refuse_driver(&device.name, &device.directory)?;
         let _ = device.write("power/control", "on");
@@ -119,14 +119,22 @@ impl SysfsDevice {
         Ok(device)
     }
 
-    fn write(&self, file: &str, text: &str) -> Result<()> {
+    /// Its directory in sysfs.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its address ranges: the BARs, the ROM, and what else the system knows.
+    pub(crate) fn resources(&self) -> Result<Vec<SysfsResource>> {
+        let text = files::read_text(&self.directory.join("resource"))
+            .map_err(|error| self.gone(error, "reading the resources of"))?;
+        Ok(SysfsResource::table(&text))
+    }
+
+    /// Writes one of its files.
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
         let path = self.directory.join(file);
-        // In one write: each is a command of its own to sysfs.
-        let written = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()));
-        written.map_err(|error| {
+        files::write_line(&path, text).map_err(|error| {
             Error::system(format_args!("writing {}", path.display()), error).with_remedy("run it as root")
         })
     }
@@ -144,8 +152,8 @@ impl SysfsDevice {
 /// tells a real one, and so does a group of another name.
 pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
     let group = directory.join("iommu_group");
-    let dummy = fs::read_to_string(group.join("name")).is_ok_and(|name| name.trim() == "vfio-noiommu");
-    if directory.join("iommu").exists() || group.exists() && !dummy {
+    let dummy = files::read_text(&group.join("name")).is_ok_and(|name| name == "vfio-noiommu");
+    if files::exists(&directory.join("iommu")) || files::exists(&group) && !dummy {
         return Err(Error::new(
             ErrorKind::HasIommu,
             Errno::EOPNOTSUPP,
@@ -157,8 +165,7 @@ pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
 }
 
 pub(crate) fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
-    let Ok(driver) = fs::read_link(directory.join("driver")) else { return Ok(()) };
-    let driver = driver.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let Some(driver) = files::link_name(&directory.join("driver")) else { return Ok(()) };
     Err(Error::new(ErrorKind::Busy, Errno::EBUSY, format!("the kernel's driver {driver} has {name}"))
         .with_remedy(format!("if nothing uses the device: echo {name} > {DEVICES}/{name}/driver/unbind")))
 }
@@ -184,33 +191,39 @@ impl Backend for SysfsDevice {
     }
 
     fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
-        self.config
-            .read_exact_at(into, offset.into())
-            .map_err(|error| self.gone(error, "reading config space of"))
+        let length = rustix::io::retry_on_intr(|| rustix::io::pread(&self.config, &mut *into, offset.into()));
+        match length {
+            Ok(length) if length == into.len() => Ok(()),
+            Ok(_) => Err(self.gone(Io::UnexpectedEof.into(), "reading config space of")),
+            Err(error) => Err(self.gone(error.into(), "reading config space of")),
+        }
     }
 
     fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
-        self.config
-            .write_all_at(from, offset.into())
-            .map_err(|error| self.gone(error, "writing config space of"))
+        let length = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.config, from, offset.into()));
+        match length {
+            Ok(length) if length == from.len() => Ok(()),
+            Ok(_) => Err(self.gone(Io::UnexpectedEof.into(), "writing config space of")),
+            Err(error) => Err(self.gone(error.into(), "writing config space of")),
+        }
     }
 
     fn bar(&self, index: u8) -> Result<Arc<dyn Registers>> {
-        let table = fs::read_to_string(self.directory.join("resource"))
-            .map_err(|error| self.gone(error, "reading the resources of"))?;
-        let size = memory_bar_size(&table, index).ok_or_else(|| {
-            Error::new(
+        match self.resources()?.get(usize::from(index)) {
+            Some(resource) if index < 6 && resource.is_memory() && resource.size > 0 => {
+                let path = self.directory.join(format!("resource{index}"));
+                Ok(Arc::new(MappedBar::new(&path, *resource)?))
+            }
+            _ => Err(Error::new(
                 ErrorKind::Unsupported,
                 Errno::EINVAL,
                 format!("{} has no memory BAR {index}", self.name),
-            )
-        })?;
-        let path = self.directory.join(format!("resource{index}"));
-        Ok(Arc::new(MappedBar::new(&path, size)?))
+            )),
+        }
     }
 
     fn reset(&self) -> Result<bool> {
-        if !self.directory.join("reset").exists() {
+        if !files::exists(&self.directory.join("reset")) {
             return Ok(false);
         }
         self.write("reset", "1")?;
@@ -218,25 +231,48 @@ impl Backend for SysfsDevice {
     }
 }
 
-/// The size of a memory BAR by the table in `resource`: a line of start, end and flags for each.
-fn memory_bar_size(table: &str, index: u8) -> Option<u64> {
-    /// IORESOURCE_MEM
-    const MEMORY: u64 = 0x200;
-    if index > 5 {
-        return None;
+/// A line of the table in `resource`: an address range of the device; of size 0 where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SysfsResource {
+    /// The first physical address, or port.
+    pub(crate) start: u64,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// IORESOURCE_*, of *include/linux/ioport.h*.
+    pub(crate) flags: u64,
+}
+
+impl SysfsResource {
+    pub(crate) const PORTS: u64 = 0x100;
+    pub(crate) const MEMORY: u64 = 0x200;
+    pub(crate) const PREFETCHABLE: u64 = 0x2000;
+    pub(crate) const WIDE: u64 = 0x10_0000;
+
+    fn is_memory(&self) -> bool {
+        self.flags & Self::MEMORY != 0
     }
-    let mut numbers = table
-        .lines()
-        .nth(index.into())?
-        .split_ascii_whitespace()
-        .map(|number| u64::from_str_radix(number.strip_prefix("0x")?, 16).ok());
-    let (start, end, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    (flags & MEMORY != 0 && end > start).then(|| end - start + 1)
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut numbers = line
+            .split_ascii_whitespace()
+            .map(|number| u64::from_str_radix(number.strip_prefix("0x")?, 16).ok());
+        let (start, end, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let size = if end > start { end - start + 1 } else { 0 };
+        Some(Self { start, size, flags })
+    }
+
+    /// All of a table.
+    pub(crate) fn table(text: &str) -> Vec<Self> {
+        text.lines().map(|line| Self::parse(line).unwrap_or_default()).collect()
+    }
 }
 
 /// A BAR mapped into this process.
-struct MappedBar {
+pub(crate) struct MappedBar {
+    /// Where the mapping begins.
     base: NonNull<u8>,
+    /// Where the BAR begins in it: one that is smaller than a page may lie anywhere in a page.
+    shift: usize,
     size: u64,
     mapped: usize,
 }
@@ -247,7 +283,7 @@ unsafe impl Send for MappedBar {}
 unsafe impl Sync for MappedBar {}
 
 impl MappedBar {
-    fn new(path: &Path, size: u64) -> Result<Self> {
+    pub(crate) fn new(path: &Path, resource: SysfsResource) -> Result<Self> {
         let failed = |error: std::io::Error| {
             let lockdown = error.kind() == Io::PermissionDenied;
             let error = Error::system(format_args!("mapping {}", path.display()), error);
@@ -259,10 +295,12 @@ impl MappedBar {
                 error
             }
         };
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
-        let mapped = usize::try_from(size)
+        let file = files::open(path, OFlags::RDWR).map_err(failed)?;
+        let page = rustix::param::page_size();
+        let shift = resource.start as usize % page;
+        let mapped = usize::try_from(resource.size)
             .ok()
-            .and_then(|size| size.checked_next_multiple_of(rustix::param::page_size()))
+            .and_then(|size| size.checked_add(shift)?.checked_next_multiple_of(page))
             .ok_or_else(|| Error::from(Errno::EOVERFLOW))?;
         // SAFETY: a new mapping of device registers at a place of the kernel's choice.
         let base = unsafe {
@@ -276,7 +314,8 @@ impl MappedBar {
             )
         };
         let base = NonNull::new(base.map_err(|error| failed(error.into()))?.cast());
-        Ok(Self { base: base.ok_or_else(|| Error::from(Errno::EFAULT))?, size, mapped })
+        let base = base.ok_or_else(|| Error::from(Errno::EFAULT))?;
+        Ok(Self { base, shift, size: resource.size, mapped })
     }
 }
 
@@ -295,7 +334,7 @@ impl Registers for MappedBar {
     fn read(&self, offset: u64, width: u8) -> Result<u64> {
         // SAFETY: the caller has checked that the access lies in the BAR and is aligned to its width.
         unsafe {
-            let at = self.base.as_ptr().add(offset as usize);
+            let at = self.base.as_ptr().add(self.shift + offset as usize);
             Ok(match width {
                 1 => at.read_volatile().into(),
                 2 => u16::from_le(at.cast::<u16>().read_volatile()).into(),
@@ -308,7 +347,7 @@ impl Registers for MappedBar {
     fn write(&self, offset: u64, width: u8, value: u64) -> Result<()> {
         // SAFETY: as for `read`.
         unsafe {
-            let at = self.base.as_ptr().add(offset as usize);
+            let at = self.base.as_ptr().add(self.shift + offset as usize);
             match width {
                 1 => at.write_volatile(value as u8),
                 2 => at.cast::<u16>().write_volatile((value as u16).to_le()),
@@ -322,6 +361,8 @@ impl Registers for MappedBar {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -340,10 +381,11 @@ mod tests {
         let table = "0x00000000febf0000 0x00000000febfffff 0x0000000000040200\n\
                      0x000000000000c000 0x000000000000c03f 0x0000000000040101\n\
                      0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
-        assert_eq!(memory_bar_size(table, 0), Some(0x10000));
-        for none in [1, 2, 3, 6, 255] {
-            assert_eq!(memory_bar_size(table, none), None, "{none}");
-        }
+        let resources = SysfsResource::table(table);
+        assert_eq!(
+            resources.iter().map(|resource| (resource.size, resource.is_memory())).collect::<Vec<_>>(),
+            [(0x10000, true), (0x40, false), (0, false)]
+        );
     }
 
     /// A tree of files that looks like sysfs.

@@ -5,6 +5,7 @@
 //! looks into its memory through [`qmp`].
 
 mod apt;
+mod clock;
 mod conformance;
 mod fuzz;
 mod guest;

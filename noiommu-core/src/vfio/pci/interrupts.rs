@@ -3,7 +3,7 @@
 use noiommu_uapi::vfio::device::*;
 use noiommu_uapi::vfio::pci::*;
 
-use super::config::{CAPABILITY_MSI, CAPABILITY_MSIX, COMMAND, COMMAND_LINE_MASKED, PIN};
+use super::config::{CAPABILITY_MSI, CAPABILITY_MSIX, COMMAND, COMMAND_LINE_MASKED, PIN, read_register};
 use super::{Backend, Messages, PciDevice};
 use crate::vfio::argument;
 use crate::{Errno, TryVec, UserMemory};
@@ -51,7 +51,7 @@ impl<B: Backend> PciDevice<B> {
     fn interrupt_count(&self, index: u32) -> Result<u32, Errno> {
         let vectors = |kind, capability, to_count: fn(u32) -> u32| match self.config.find(capability) {
             Some(start) if self.backend.has_messages(kind) => {
-                Ok(to_count(self.backend.config_read(start.wrapping_add(2), 2)?))
+                Ok(to_count(read_register(&self.backend, start.wrapping_add(2), 2)?))
             }
             _ => Ok(0),
         };

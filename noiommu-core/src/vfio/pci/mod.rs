@@ -22,11 +22,13 @@ use noiommu_uapi::vfio::pci::*;
 pub use self::backend::{Backend, Messages, Resource, Space};
 use self::config::{
     BARS, CAPABILITY_MSIX, COMMAND, COMMAND_LINE_MASKED, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, ROM,
+    read_register,
 };
 use self::interrupts::Active;
 use self::ioeventfd::Order;
 pub use self::neighbours::{Address, Bound, Neighbours};
 pub use self::regions::Mappable;
+pub use self::reset::{check_hot_reset, hot_reset_info};
 use self::saved::Saved;
 use crate::{Errno, PhysAddr, TryVec, UserMemory};
 
@@ -123,9 +125,9 @@ impl<B: Backend> PciDevice<B> {
             *bar = backend.config_read(at, 4)?;
         }
         let msix_table = match config.find(CAPABILITY_MSIX) {
-            Some(start) if backend.has_messages(Messages::Msix) => {
-                let flags = backend.config_read(start.wrapping_add(2), 2)?;
-                let place = backend.config_read(start.wrapping_add(4), 4)?;
+            Some(start) if start & 3 == 0 && backend.has_messages(Messages::Msix) => {
+                let flags = read_register(&backend, start.wrapping_add(2), 2)?;
+                let place = read_register(&backend, start.wrapping_add(4), 4)?;
                 let vectors = u64::from(flags & 0x7ff).wrapping_add(1);
                 let offset = u64::from(place & !7);
                 Some(VectorTable { bar: (place & 7) as u8, offset, size: vectors.wrapping_mul(16) })
@@ -198,7 +200,9 @@ impl<B: Backend> PciDevice<B> {
             VFIO_DEVICE_GET_IRQ_INFO => self.get_irq_info(user, argument),
             VFIO_DEVICE_SET_IRQS => self.set_irqs(user, argument),
             VFIO_DEVICE_RESET => self.reset(),
-            VFIO_DEVICE_GET_PCI_HOT_RESET_INFO => self.get_hot_reset_info(user, around.neighbours, argument),
+            VFIO_DEVICE_GET_PCI_HOT_RESET_INFO => {
+                hot_reset_info(user, around.neighbours, argument, |all| self.backend.reset_scope(all))
+            }
             VFIO_DEVICE_PCI_HOT_RESET => self.hot_reset(user, around.neighbours, argument),
             VFIO_DEVICE_IOEVENTFD => self.ioeventfd(user, argument),
             VFIO_DEVICE_FEATURE => self.feature(user, around.export, argument),

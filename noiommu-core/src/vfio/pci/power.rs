@@ -2,7 +2,7 @@
 //!
 //! Source: PCI Bus Power Management Interface Specification 1.2, 3.2.4 and 5.6.1.
 
-use super::config::CAPABILITY_POWER;
+use super::config::{CAPABILITY_POWER, read_register, write_register};
 use super::saved::Saved;
 use super::{Backend, PciDevice};
 use crate::Errno;
@@ -30,17 +30,17 @@ impl<B: Backend> PciDevice<B> {
     fn change_power(&mut self, state: u8) -> Result<(), Errno> {
         let Some(start) = self.config.find(CAPABILITY_POWER) else { return Ok(()) };
         let control = start.wrapping_add(CONTROL);
-        let now = self.backend.config_read(control, 2)? as u16;
+        let now = read_register(&self.backend, control, 2)? as u16;
         if state == self.power || now == u16::MAX {
             return Ok(());
         }
         if state == 0 {
             if now & STATE != 0 {
                 // All of the register: wake-up events off, too.
-                self.backend.config_write(control, 2, 0)?;
+                write_register(&self.backend, control, 2, 0)?;
                 self.backend.pause(if now & STATE == D3.into() { D3_DELAY } else { 1 });
             }
-            self.power = (self.backend.config_read(control, 2)? as u16 & STATE) as u8;
+            self.power = (read_register(&self.backend, control, 2)? as u16 & STATE) as u8;
             if self.power == 0
                 && let Some(saved) = self.asleep.take()
             {
@@ -48,7 +48,7 @@ impl<B: Backend> PciDevice<B> {
             }
             return Ok(());
         }
-        let supported = self.backend.config_read(start.wrapping_add(CAPABILITIES), 2)?;
+        let supported = read_register(&self.backend, start.wrapping_add(CAPABILITIES), 2)?;
         let bit = match state {
             1 => 1 << 9,
             2 => 1 << 10,
@@ -63,9 +63,9 @@ impl<B: Backend> PciDevice<B> {
             D3 if now & NO_RESET == 0 => Some(Saved::new(&self.backend, &self.config)?),
             _ => None,
         };
-        self.backend.config_write(control, 2, (now & !STATE | u16::from(state)).into())?;
+        write_register(&self.backend, control, 2, (now & !STATE | u16::from(state)).into())?;
         self.backend.pause(if state == D3 { D3_DELAY } else { 1 });
-        self.power = (self.backend.config_read(control, 2)? as u16 & STATE) as u8;
+        self.power = (read_register(&self.backend, control, 2)? as u16 & STATE) as u8;
         if self.power >= D3 {
             self.asleep = saved;
         }

@@ -1,7 +1,7 @@
 //! Config space as it was, to be put back: the header, and what of PCI Express software sets.
 
 use super::Backend;
-use super::config::{CAPABILITY_EXPRESS, ConfigSpace};
+use super::config::{CAPABILITY_EXPRESS, ConfigSpace, read_register, write_register};
 use crate::Errno;
 
 /// The control registers of the PCI Express capability: device, link, device 2, link 2. Version 1 ends before the latter
@@ -24,17 +24,17 @@ impl Saved {
             *value = backend.config_read(at, 4)?;
         }
         let express = match config.find(CAPABILITY_EXPRESS) {
-            None => None,
-            Some(start) => {
+            Some(start) if start & 3 == 0 => {
                 let mut controls = [0; 4];
                 for (value, at) in controls.iter_mut().zip(EXPRESS_CONTROLS) {
                     let at = start.wrapping_add(at);
                     if at < config.end(start) {
-                        *value = backend.config_read(at, 2)? as u16;
+                        *value = read_register(backend, at, 2)? as u16;
                     }
                 }
                 Some((start, controls))
             }
+            _ => None,
         };
         Ok(Self { header, express })
     }
@@ -44,8 +44,8 @@ impl Saved {
         if let Some((start, controls)) = self.express {
             for (&value, at) in controls.iter().zip(EXPRESS_CONTROLS) {
                 let at = start.wrapping_add(at);
-                if at < config.end(start) && backend.config_read(at, 2)? != u32::from(value) {
-                    backend.config_write(at, 2, value.into())?;
+                if at < config.end(start) && read_register(backend, at, 2)? != u32::from(value) {
+                    write_register(backend, at, 2, value.into())?;
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! | 0x04 | liveness: reads back inverted |
 //! | 0x08 | factorial: write n, read n! when the status says it is done |
 //! | 0x20 | status: bit 0 computing, bit 7 interrupt when done |
-//! | 0x24, 0x60, 0x64 | interrupt status, raise, acknowledge |
+//! | 0x24, 0x60, 0x64 | interrupt status, raise, acknowledge: an interrupt while it is not 0 |
 //! | 0x80, 0x88, 0x90 | DMA source, destination, count |
 //! | 0x98 | DMA command: bit 0 start and running, bit 1 direction (0: to the device), bit 2 interrupt when done |
 //!
@@ -19,6 +19,7 @@ use std::thread;
 use noiommu_core::PhysAddr;
 
 use super::bus::Bus;
+use super::wires::Wires;
 use super::{Config, bus_master_on};
 use crate::device::bar::Registers;
 use crate::{Error, Result};
@@ -51,6 +52,7 @@ struct Shared {
     /// Something to do, or nothing to do any more.
     changed: Condvar,
     config: Config,
+    wires: Arc<Wires>,
 }
 
 #[derive(Default)]
@@ -79,8 +81,8 @@ impl Shared {
 }
 
 impl Edu {
-    pub(super) fn new(bus: Box<dyn Bus>, config: Config) -> Result<Arc<Self>> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), config });
+    pub(super) fn new(bus: Box<dyn Bus>, config: Config, wires: Arc<Wires>) -> Result<Arc<Self>> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), config, wires });
         let worker = {
             let shared = shared.clone();
             thread::Builder::new()
@@ -121,6 +123,7 @@ fn work(shared: &Shared, mut bus: Box<dyn Bus>) {
             state.status &= !STATUS_COMPUTING;
             if state.status & STATUS_INTERRUPT != 0 {
                 state.interrupts |= FACTORIAL_DONE;
+                shared.wires.raise();
             }
         } else if state.command & DMA_RUN != 0 {
             state.busy = true;
@@ -136,6 +139,7 @@ fn work(shared: &Shared, mut bus: Box<dyn Bus>) {
             state.command &= !DMA_RUN;
             if command & DMA_INTERRUPT != 0 {
                 state.interrupts |= DMA_DONE;
+                shared.wires.raise();
             }
             shared.changed.notify_all();
         } else {
@@ -184,7 +188,8 @@ impl Registers for Edu {
 
     fn read(&self, offset: u64, width: u8) -> Result<u64> {
         if !accepts(offset, width) {
-            return Ok(u64::MAX);
+            // Narrow accesses do not reach the device; wide ones of narrow registers read as ones.
+            return Ok(if width < 4 { 0 } else { u64::MAX });
         }
         let state = self.shared.state();
         let value = match offset & !4 {
@@ -219,8 +224,18 @@ impl Registers for Edu {
             0x20 => {
                 state.status = state.status & !STATUS_INTERRUPT | value & STATUS_INTERRUPT;
             }
-            0x60 => state.interrupts |= value,
-            0x64 => state.interrupts &= !value,
+            0x60 => {
+                state.interrupts |= value;
+                if state.interrupts != 0 {
+                    self.shared.wires.raise();
+                }
+            }
+            0x64 => {
+                state.interrupts &= !value;
+                if state.interrupts == 0 {
+                    self.shared.wires.lower();
+                }
+            }
             // While it runs, the DMA registers do not change.
             0x80..0xa0 if state.command & DMA_RUN != 0 => {}
             0x80..0x88 => put(&mut state.source, offset, width, value),

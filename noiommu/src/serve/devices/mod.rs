@@ -3,10 +3,34 @@
 //! The node itself (who may open it, BIND, ATTACH and DETACH, one user at a time) belongs to `cdev` and `group`; every other
 //! call ends here.
 
-use noiommu_core::Errno;
-use noiommu_core::vfio::pci::Neighbours;
+mod buffer;
+mod event;
+mod group;
+mod served;
+mod sim;
+mod sysfs;
 
+use noiommu_core::Errno;
+use noiommu_core::vfio::pci::{Address, Neighbours};
+
+pub use self::buffer::BarBuffer;
+pub(super) use self::group::device as by_group;
+pub(super) use self::sim::edu as simulated_edu;
+pub(super) use self::sysfs::device as by_sysfs;
 use super::{Caller, MmapRequest};
+
+/// What `domain:bus:device.function` says, as sysfs writes it.
+pub(super) fn parse_address(text: &str) -> Option<Address> {
+    if crate::device::sysfs::normalize(text).as_deref() != Some(text) {
+        return None;
+    }
+    let number = |range| u8::from_str_radix(text.get(range)?, 16).ok();
+    Some(Address {
+        segment: u16::from_str_radix(text.get(..4)?, 16).ok()?,
+        bus: number(5..7)?,
+        devfn: number(8..10)? << 3 | number(11..12)?,
+    })
+}
 
 /// A call on an open device: who calls, and how the device was opened.
 #[derive(Clone, Copy)]
@@ -56,3 +80,6 @@ pub trait ServedDevice: Send + Sync {
     /// That of `mmap` itself: with MAP_FIXED it replaces what the caller has at the address.
     unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno>;
 }
+
+#[cfg(test)]
+mod tests;

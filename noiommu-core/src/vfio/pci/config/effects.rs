@@ -1,7 +1,10 @@
 //! What writes to config space set off, besides changing bits.
 
 use super::permissions::id;
-use super::{BARS, COMMAND, COMMAND_LINE_MASKED, COMMAND_MEMORY, COMMAND_PORTS, EXTENDED, ROM};
+use super::{
+    BARS, COMMAND, COMMAND_LINE_MASKED, COMMAND_MEMORY, COMMAND_PORTS, EXTENDED, ROM, read_register,
+    write_register,
+};
 use crate::Errno;
 use crate::vfio::pci::interrupts::Active;
 use crate::vfio::pci::{Backend, Messages, PciDevice};
@@ -129,7 +132,7 @@ impl<B: Backend> PciDevice<B> {
             flags = flags & !MSI_VECTORS | u16::from(self.msi_vectors_log2).wrapping_shl(4);
         }
         self.config.set_image(at, 2, flags.into());
-        self.backend.config_write(at, 2, flags.into())
+        write_register(&self.backend, at, 2, flags.into())
     }
 
     /// The reset bit reads as zero again, and resets. The read request size reaches the device, but never below its payload
@@ -140,13 +143,13 @@ impl<B: Backend> PciDevice<B> {
         if control & EXPRESS_RESET != 0 {
             control &= !EXPRESS_RESET;
             self.config.set_image(at, 2, control.into());
-            let can = self.backend.config_read(start.wrapping_add(EXPRESS_CAPABILITIES), 4);
+            let can = read_register(&self.backend, start.wrapping_add(EXPRESS_CAPABILITIES), 4);
             if can.is_ok_and(|can| can & EXPRESS_CAN_RESET != 0) {
                 self.reset_by_register();
             }
         }
         if (control ^ before) & EXPRESS_READ_REQUEST != 0
-            && let Ok(device) = self.backend.config_read(at, 2)
+            && let Ok(device) = read_register(&self.backend, at, 2)
         {
             let device = device as u16;
             // Sizes are powers of two from 128 bytes on; 4096 (5) is the largest.
@@ -167,7 +170,7 @@ impl<B: Backend> PciDevice<B> {
         let control = self.config.image(at, 1);
         if control & 1 != 0 {
             self.config.set_image(at, 1, control & !1);
-            let can = self.backend.config_read(start.wrapping_add(FEATURES), 1);
+            let can = read_register(&self.backend, start.wrapping_add(FEATURES), 1);
             if can.is_ok_and(|can| can & FEATURES_CAN_RESET == FEATURES_CAN_RESET) {
                 self.reset_by_register();
             }

@@ -37,7 +37,8 @@ impl ConfigSpace {
         let mut at = backend.config_read(FIRST, 1)? as u16;
         // A list that does not end is cut off after as many as there is room for.
         for _ in 0..(STANDARD_SIZE - HEADER_SIZE).wrapping_shr(2) {
-            if at == 0 || at == STANDARD_SIZE.wrapping_sub(1) {
+            // Nor may a list claim a part of the header, whose virtual bits would be the caller's then.
+            if at < HEADER_SIZE || at == STANDARD_SIZE.wrapping_sub(1) {
                 break;
             }
             let which = backend.config_read(at, 1)? as u8;

@@ -245,6 +245,29 @@ fn mask(width: u8) -> u32 {
     }
 }
 
+/// Reads a register of a capability, wherever the device has put it.
+///
+/// # Errors
+/// EINVAL where that is misaligned or past the end; the device's.
+pub(super) fn read_register(backend: &impl Backend, at: u16, width: u8) -> Result<u32, Errno> {
+    check_register(backend, at, width)?;
+    backend.config_read(at, width)
+}
+
+/// Writes a register of a capability, as [`read_register`].
+pub(super) fn write_register(backend: &impl Backend, at: u16, width: u8, value: u32) -> Result<(), Errno> {
+    check_register(backend, at, width)?;
+    backend.config_write(at, width, value)
+}
+
+fn check_register(backend: &impl Backend, at: u16, width: u8) -> Result<(), Errno> {
+    let width = u16::from(width);
+    match at.checked_add(width) {
+        Some(end) if end <= backend.config_size() && at & width.wrapping_sub(1) == 0 => Ok(()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 impl<B: Backend> PciDevice<B> {
     /// Checks a range of config space: all of it or EFAULT.
     fn config_range(&self, offset: u64, length: u64) -> Result<u16, Errno> {

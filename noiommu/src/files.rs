@@ -1,0 +1,89 @@
+//! Small files of the kernel, by system calls alone: where this runs inside a program under the preload library, the C
+//! library's names lead back to us.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+
+/// Opens a file, closed on exec.
+pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Moves a descriptor that is kept open out of the way: a program that is served counts on the lowest free numbers.
+pub(crate) fn aside(descriptor: OwnedFd) -> OwnedFd {
+    let lowest = lowest_aside();
+    if descriptor.as_raw_fd() >= lowest {
+        return descriptor;
+    }
+    rustix::io::fcntl_dupfd_cloexec(&descriptor, lowest).unwrap_or(descriptor)
+}
+
+/// The lowest number for descriptors of ours that are kept: the upper half of what the process may have.
+pub(crate) fn lowest_aside() -> RawFd {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    i32::try_from(limit / 2).unwrap_or(1 << 19).min(1 << 19)
+}
+
+/// Whether there is something there; a link that leads nowhere is something.
+pub(crate) fn exists(path: &Path) -> bool {
+    metadata(path).is_ok()
+}
+
+/// What `lstat` tells.
+pub(crate) fn metadata(path: &Path) -> io::Result<fs::Stat> {
+    Ok(fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// All of a file.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(&open(path, OFlags::RDONLY)?)
+}
+
+/// What is left of an open file.
+pub(crate) fn read_all(file: &impl AsFd) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut part))? {
+            0 => return Ok(bytes),
+            length => bytes.extend_from_slice(&part[..length]),
+        }
+    }
+}
+
+/// A file of text, without the white space around it.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&read(path)?).trim().to_owned())
+}
+
+/// Writes a line, in one write: each is a command of its own to sysfs.
+pub(crate) fn write_line(path: &Path, text: &str) -> io::Result<()> {
+    let line = format!("{text}\n");
+    let file = open(path, OFlags::WRONLY)?;
+    let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, line.as_bytes()))?;
+    if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// The last part of what a link says.
+pub(crate) fn link_name(path: &Path) -> Option<String> {
+    let target = fs::readlinkat(CWD, path, Vec::new()).ok()?;
+    let target = target.to_string_lossy().into_owned();
+    target.rsplit('/').next().map(str::to_owned)
+}
+
+/// The names in a directory, in order.
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let open = open(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(&open)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}

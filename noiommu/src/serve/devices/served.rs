@@ -1,0 +1,127 @@
+//! A device whose rules are kept here: the core's, over one of our backends.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use noiommu_core::Errno;
+use noiommu_core::vfio::pci::{Backend, PciDevice, Surroundings};
+
+use super::buffer::{Exporter, Presence};
+use super::event::{Event, Watch, Watcher};
+use super::{ServedDevice, Session};
+use crate::serve::MmapRequest;
+
+/// A way to reach a device: opened when the device is, and closed (dropped) with it.
+pub(super) trait Way: Send + Sync + 'static {
+    type Backend: Mappable + Backend<Event = Event, Watch = Watch> + Send;
+
+    /// Claims and enables the device.
+    fn open(&self, watcher: Watcher) -> Result<Self::Backend, Errno>;
+}
+
+/// BARs that can be mapped.
+pub(super) trait Mappable {
+    /// Maps a part of a BAR for the caller, which the rules have allowed: `offset` is in the BAR.
+    ///
+    /// # Safety
+    /// That of `mmap`.
+    unsafe fn map(&self, bar: u8, offset: u64, request: MmapRequest) -> Result<u64, Errno>;
+}
+
+/// A device that can be opened.
+pub(super) struct Served<W: Way> {
+    way: W,
+    open: Arc<Mutex<Option<Open<W::Backend>>>>,
+}
+
+struct Open<B: Backend> {
+    device: PciDevice<B>,
+    presence: Arc<Presence>,
+}
+
+impl<B: Backend> Open<B> {
+    /// After anything that may have turned the device's memory on or off.
+    fn tell_presence(&self) {
+        self.presence.set(self.device.memory_enabled(), self.device.revocations());
+    }
+}
+
+impl<W: Way> Served<W> {
+    pub(super) fn new(way: W) -> Self {
+        Self { way, open: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open<W::Backend>>> {
+        lock(&self.open)
+    }
+
+    /// Does something with the open device.
+    fn with<T>(&self, work: impl FnOnce(&mut Open<W::Backend>) -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut open = self.lock();
+        let open = open.as_mut().ok_or(Errno::EINVAL)?;
+        let outcome = work(open);
+        open.tell_presence();
+        outcome
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An eventfd that the device watches was signalled.
+fn watched<B: Backend>(open: &Weak<Mutex<Option<Open<B>>>>, token: u64) {
+    if let Some(open) = open.upgrade()
+        && let Some(open) = lock(&open).as_mut()
+    {
+        open.device.watched(token);
+    }
+}
+
+impl<W: Way> ServedDevice for Served<W> {
+    fn open_first(&self) -> Result<(), Errno> {
+        let this = Arc::downgrade(&self.open);
+        let watcher = Watcher::new(move |token| watched(&this, token))?;
+        let device = PciDevice::open(self.way.open(watcher)?)?;
+        let open = Open { device, presence: Arc::default() };
+        open.tell_presence();
+        *self.lock() = Some(open);
+        Ok(())
+    }
+
+    fn close_last(&self) {
+        let open = self.lock().take();
+        // Not under the lock: the thread that watches may be waiting for it, and has to end.
+        if let Some(open) = open {
+            let revocations = open.device.revocations().wrapping_add(1);
+            drop(open.device.close());
+            open.presence.set(false, revocations);
+        }
+    }
+
+    fn ioctl(&self, session: Session<'_>, request: u32, argument: u64) -> Result<i64, Errno> {
+        self.with(|open| {
+            let export = Exporter { caller: session.caller, presence: &open.presence };
+            let around =
+                Surroundings { user: session.caller.user, neighbours: session.neighbours, export: &export };
+            open.device.ioctl(around, request, argument)
+        })
+    }
+
+    fn read(&self, session: Session<'_>, address: u64, length: u64, offset: u64) -> Result<u64, Errno> {
+        self.with(|open| open.device.read(session.caller.user, address, length, offset))
+    }
+
+    fn write(&self, session: Session<'_>, address: u64, length: u64, offset: u64) -> Result<u64, Errno> {
+        self.with(|open| open.device.write(session.caller.user, address, length, offset))
+    }
+
+    unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
+        self.with(|open| {
+            let shared =
+                matches!(request.flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
+            let place = open.device.map(request.offset, request.length, shared)?;
+            // SAFETY: passed on from the caller.
+            unsafe { open.device.backend().map(place.bar, place.offset, request) }
+        })
+    }
+}
