@@ -137,8 +137,8 @@ impl<P: Platform> Context<P> {
     /// pinned before this returns; else nothing of it is looked at until a device attaches.
     ///
     /// # Errors
-    /// EINVAL: no access asked for; ENOENT: no such IOAS; EOVERFLOW: the memory passes the end of the address space; EINVAL:
-    /// length 0 or something misaligned while a domain exists; EOVERFLOW: past the end of the IOVA space; EEXIST: overlaps
+    /// EINVAL: no access asked for; ENOENT: no such IOAS; EOVERFLOW: user memory passes or reaches the end of the address space;
+    /// EINVAL: length 0, something misaligned while a domain exists, or the end of the IOVA space while memory is not contiguous; EOVERFLOW: past the end of the IOVA space; EEXIST: overlaps
     /// an area; ENOSPC: no room; ENOMEM; and those of pinning.
     pub fn map(
         &mut self,
@@ -161,7 +161,10 @@ impl<P: Platform> Context<P> {
     ) -> Result<Iova, P::Error> {
         let MapRequest { backing, address, length, access, place } = request;
         self.ioas(ioas)?;
-        address.checked_add(length).ok_or(Errno::EOVERFLOW)?;
+        // The byte behind user memory must have an address; a file may end with the last offset there is.
+        if !self.platform.is_file(&backing) {
+            address.checked_add(length).ok_or(Errno::EOVERFLOW)?;
+        }
         if length == 0 || length > u64::MAX.wrapping_sub(GRANULE) {
             return Err(Errno::EINVAL.into());
         }

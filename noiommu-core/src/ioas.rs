@@ -335,8 +335,19 @@ impl<P: Platform> Ioas<P> {
     ) -> Result<(), P::Error> {
         let area = store.area(number).ok_or(Errno::EIO)?;
         let Self { writer, small_pages, .. } = self;
+        // Where the space ends, 7.3 takes what comes first for the whole area and then has nowhere to go on with: unless pages
+        // go in one by one, it must be contiguous.
+        let in_one_piece = range.last() == IovaRange::ALL.last() && !*small_pages;
+        let mut first = None;
         let mut done = 0u64;
         let mut enter = |offset: u64, run: PhysRun| {
+            if !area.access.read && !area.access.write {
+                return Err(Errno::EINVAL);
+            }
+            let expected = first.get_or_insert(run.address).checked_add(offset);
+            if in_one_piece && expected != Some(run.address) {
+                return Err(Errno::EINVAL);
+            }
             let piece = if *small_pages { GRANULE } else { run.length };
             let mut entered = 0;
             while entered < run.length {

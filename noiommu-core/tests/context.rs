@@ -498,3 +498,30 @@ proptest! {
         prop_assert!(place(0x1234) <= PhysAddr::MAX.0);
     }
 }
+
+/// Linux 7.3 computes the end of the first run behind the last IOVA as 0, and finds nothing left for the second.
+#[test]
+fn at_the_end_of_the_space_memory_is_contiguous_or_refused() {
+    let mut context = context();
+    let ioas = context.ioas_alloc().unwrap();
+    let device = context.bind().unwrap();
+    context.attach(device, ioas).unwrap();
+    let two = u64::MAX - 0x1fff;
+    assert_ne!(place(0x7000) + 0x1000, place(0x8000), "the fourth page and the fifth are apart");
+    assert_eq!(map(&mut context, ioas, two, 0x7000, 0x2000), Err(Errno::EINVAL));
+    assert_eq!(context.platform().pinned.get(), 0);
+    assert_eq!(map(&mut context, ioas, two, 0x4000, 0x2000), Ok(two));
+    assert_eq!(pa(&context, ioas, two, u64::MAX), Ok((place(0x4000), 0x2000)));
+    context.unmap(ioas, IovaRange::ALL).unwrap();
+    assert_eq!(map(&mut context, ioas, two - 0x1000, 0x7000, 0x2000), Ok(two - 0x1000), "a page before it");
+    context.unmap(ioas, IovaRange::ALL).unwrap();
+    // Page by page it goes well, and so does memory that is not looked at yet.
+    context.set_large_pages(ioas, false).unwrap();
+    assert_eq!(map(&mut context, ioas, two, 0x7000, 0x2000), Ok(two));
+    context.unmap(ioas, IovaRange::ALL).unwrap();
+    context.set_large_pages(ioas, true).unwrap();
+    context.detach(device).unwrap();
+    assert_eq!(map(&mut context, ioas, two, 0x7000, 0x2000), Ok(two));
+    assert_eq!(context.attach(device, ioas), Err(Errno::EINVAL));
+    assert_eq!(context.platform().pinned.get(), 0);
+}

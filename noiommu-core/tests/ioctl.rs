@@ -167,14 +167,47 @@ fn type_1_unmaps_in_the_middle() {
     let device = context.bind().unwrap();
     context.attach(device, ioas).unwrap();
     assert_eq!(context.ioctl(&somebody, VFIO_SET_IOMMU, u64::from(VFIO_TYPE1_IOMMU)), Ok(0));
-    let mut map =
-        VfioIommuType1DmaMap { argsz: 32, vaddr: 0x5000, iova: 0x10000, size: 0x8000, ..Default::default() };
-    assert_eq!(somebody.call(&mut context, VFIO_IOMMU_MAP_DMA, &mut map), Ok(0), "with no access at all");
+    let (argsz, flags) = (32, VFIO_DMA_MAP_FLAG_READ);
+    let mut map = VfioIommuType1DmaMap { argsz, flags, vaddr: 0x5000, iova: 0x10000, size: 0x8000 };
+    assert_eq!(somebody.call(&mut context, VFIO_IOMMU_MAP_DMA, &mut map), Ok(0));
     let mut unmap = VfioIommuType1DmaUnmap { argsz: 24, iova: 0x12000, size: 0x3000, ..Default::default() };
     assert_eq!(somebody.call(&mut context, VFIO_IOMMU_UNMAP_DMA, &mut unmap), Ok(0));
     assert_eq!((unmap.size, context.usage(ioas).unwrap().areas), (0x3000, 2));
     assert_eq!(somebody.call(&mut context, VFIO_IOMMU_UNMAP_DMA, &mut unmap), Ok(0), "nothing there is fine");
     assert_eq!(unmap.size, 0);
+}
+
+/// The page table has no leaves without access; the container call takes such memory all the same while there is no table.
+#[test]
+fn memory_without_access_is_never_in_a_table() {
+    let (somebody, mut context) = (Somebody::new(), Context::new(Fake::default()));
+    let ioas = ObjectId(alloc(&somebody, &mut context));
+    context.set_compat_ioas(Some(ioas)).unwrap();
+    let device = context.bind().unwrap();
+    let mut map =
+        VfioIommuType1DmaMap { argsz: 32, vaddr: 0x5000, iova: 0x10000, size: 0x1000, ..Default::default() };
+    assert_eq!(somebody.call(&mut context, VFIO_IOMMU_MAP_DMA, &mut map), Ok(0));
+    assert_eq!(context.attach(device, ioas), Err(Errno::EINVAL));
+    assert_eq!(context.unmap(ioas, IovaRange::ALL), Ok(0x1000));
+    context.attach(device, ioas).unwrap();
+    assert_eq!(somebody.call(&mut context, VFIO_IOMMU_MAP_DMA, &mut map), Err(Errno::EINVAL));
+    assert_eq!((context.usage(ioas).unwrap().areas, context.platform().pinned.get()), (0, 0));
+}
+
+/// A file may reach to the last offset that there is; user memory may not reach to the last address.
+#[test]
+fn the_end_of_a_file_and_of_memory() {
+    let (somebody, mut context) = (Somebody::new(), Context::new(Fake::default()));
+    let ioas_id = alloc(&somebody, &mut context);
+    let flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_FIXED_IOVA;
+    let (start, length, iova) = (u64::MAX - 0xfff, 0x1000, 0x9000);
+    let mut file = IommuIoasMapFile { size: 40, flags, ioas_id, fd: 3, start, length, iova };
+    assert_eq!(somebody.call(&mut context, IOMMU_IOAS_MAP_FILE, &mut file), Ok(0));
+    file.start += 1;
+    assert_eq!(somebody.call(&mut context, IOMMU_IOAS_MAP_FILE, &mut file), Err(Errno::EOVERFLOW));
+    let mut memory =
+        IommuIoasMap { size: 40, flags, ioas_id, user_va: start, length, iova, ..Default::default() };
+    assert_eq!(somebody.call(&mut context, IOMMU_IOAS_MAP, &mut memory), Err(Errno::EOVERFLOW));
 }
 
 #[derive(Clone, Debug)]

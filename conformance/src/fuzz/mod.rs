@@ -46,6 +46,9 @@ pub struct Fuzz {
     /// Print each sequence as a case, with its answers, instead of their digest
     #[arg(long)]
     log: bool,
+    /// Run the sequences with these indices instead
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    only: Vec<u64>,
     /// Run the first sequence with only these of its steps, counted from 1 (may be given again, each time a sequence)
     #[arg(long, value_name = "N,N,...", value_delimiter = ' ', value_parser = numbers)]
     keep: Vec<Vec<usize>>,
@@ -81,7 +84,11 @@ impl Fuzz {
             }
         }
         let library = Library::embedded(None)?;
-        let count = if self.keep.is_empty() { self.sequences } else { self.keep.len() as u64 };
+        let count = match (self.keep.len(), self.only.len()) {
+            (0, 0) => self.sequences,
+            (0, only) => only as u64,
+            (keep, _) => keep as u64,
+        };
         let mut next = 0;
         while next < count {
             next = self.batch(&roles, &library, next, count.min(next + self.batch.max(1)))?;
@@ -101,8 +108,8 @@ impl Fuzz {
                 let _ = sys::close(pipe.1);
                 let mut world = World::new(roles, &library.setups, report, String::new());
                 let done = ground::make(&mut world).map(|()| {
-                    for index in next..end {
-                        let text = self.sequence(&mut world, index).unwrap_or_else(|Mistake(what)| what);
+                    for number in next..end {
+                        let text = self.sequence(&mut world, number).unwrap_or_else(|Mistake(what)| what);
                         tell(report, &text);
                     }
                 });
@@ -128,7 +135,7 @@ impl Fuzz {
         let _ = writeln!(
             std::io::stdout(),
             "{} {}",
-            self.name(next + ran),
+            self.index(next + ran),
             if why.is_empty() { &ended } else { &why }
         );
         Ok(next + ran + 1)
@@ -157,31 +164,31 @@ impl Fuzz {
                 let _ = write!(
                     std::io::stdout(),
                     "{}{text}",
-                    if self.log { String::new() } else { self.name(next + ran) + " " }
+                    if self.log { String::new() } else { format!("{} ", self.index(next + ran)) }
                 );
                 ran += 1;
             }
         }
     }
 
-    /// What a sequence is called in a line of output.
-    fn name(&self, index: u64) -> String {
-        (self.first + index).to_string()
+    /// The index of the sequence that is run as number `number`, from 0.
+    fn index(&self, number: u64) -> u64 {
+        self.only.get(number as usize).copied().unwrap_or(self.first + number)
     }
 
-    /// The steps of a sequence.
-    fn steps(&self, index: u64) -> Vec<String> {
-        let Some(keep) = self.keep.get(index as usize) else {
-            return generator::sequence(self.seed, self.first + index);
+    /// The steps of the sequence that is run as number `number`.
+    fn steps(&self, number: u64) -> Vec<String> {
+        let Some(keep) = self.keep.get(number as usize) else {
+            return generator::sequence(self.seed, self.index(number));
         };
         let all = generator::sequence(self.seed, self.first);
         (1..).zip(all).filter(|(number, _)| keep.contains(number)).map(|(_, step)| step).collect()
     }
 
     /// Runs a sequence: its digest, or the case that it is.
-    fn sequence(&self, world: &mut World<'_>, index: u64) -> Result<String, Mistake> {
-        let steps = self.steps(index);
-        let text = format!("case fuzz-{}-{}\n  {}\n", self.seed, self.name(index), steps.join("\n  "));
+    fn sequence(&self, world: &mut World<'_>, number: u64) -> Result<String, Mistake> {
+        let steps = self.steps(number);
+        let text = format!("case fuzz-{}-{}\n  {}\n", self.seed, self.index(number), steps.join("\n  "));
         let parsed = parse::parse(&text).map_err(Mistake)?;
         let parsed = parsed.first().map_or([].as_slice(), |case| case.steps.as_slice());
         ground::begin(world);
@@ -193,12 +200,12 @@ impl Fuzz {
         }
         let texts: Vec<&str> = steps.iter().map(String::as_str).collect();
         ground::end(world, &texts);
-        if self.log { Ok(self.case(index, &texts, &answers)) } else { Ok(format!("{:016x}\n", digest.0)) }
+        if self.log { Ok(self.case(number, &texts, &answers)) } else { Ok(format!("{:016x}\n", digest.0)) }
     }
 
     /// The sequence as a case that needs nothing else.
-    fn case(&self, index: u64, steps: &[&str], answers: &[String]) -> String {
-        let mut text = format!("case fuzz-{}-{}\n", self.seed, self.name(index));
+    fn case(&self, number: u64, steps: &[&str], answers: &[String]) -> String {
+        let mut text = format!("case fuzz-{}-{}\n", self.seed, self.index(number));
         for (name, step) in ground::PRELUDE {
             let says = |text: &&str| text.split([' ', '=', '+']).any(|word| word == *name);
             if steps.iter().any(says) {

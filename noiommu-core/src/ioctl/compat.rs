@@ -85,7 +85,7 @@ impl<P: Platform> Context<P> {
             access,
             place: Place::Fixed(Iova(call.iova)),
         };
-        // Even with neither access, which only this call can ask for.
+        // Even with neither access, which only this call can ask for; a table has no such leaves, so that will not be filled.
         self.map_with(self.compat()?, process.caller(), request)?;
         Ok(0)
     }

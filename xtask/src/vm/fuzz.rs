@@ -1,6 +1,7 @@
 //! Differential fuzzing of the uAPI: the same random sequences of calls on the reference kernel and through the preload library,
 //! each in a guest. The first sequence whose answers differ is made as short as it can be, shown, and written down as a case.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -80,23 +81,26 @@ pub(crate) fn fuzz(project: &Project, options: &Fuzz) -> Result<()> {
         "the reference kernel answered {told} of {} sequences",
         options.sequences
     );
-    let Some((expected, got)) = first_difference(&native, &engine) else {
+    let differing = differing(&native, &engine);
+    let Some(first) = differing.first() else {
         println!("{told} sequences of seed {}, no difference", options.seed);
         return Ok(());
     };
-    let differences = native.lines().zip(engine.lines()).filter(|(one, other)| one != other).count();
-    let index: u64 = expected.split(' ').next().and_then(|index| index.parse().ok()).context("no index")?;
-    eprintln!("sequence {index} differs: {expected} and {got}; {differences} of {told} differ");
-    let case = shortest(project, options, sides, index)?;
-    let place = project.run_dir("fuzz-uapi").join(format!("fuzz-{}-{index}.txt", options.seed));
-    fs::create_dir_all(project.run_dir("fuzz-uapi"))?;
+    eprintln!("{} of {told} sequences differ", differing.len());
+    overview(project, options, sides, differing.get(..MOST_TOLD).unwrap_or(&differing))?;
+    let case = shortest(project, options, sides, first)?;
+    let place = project.run_dir("fuzz-uapi").join(format!("fuzz-{}-{first}.txt", options.seed));
     fs::write(&place, format!("needs edu edu2\n\n{}", case.native))?;
     bail!(
-        "{differences} of {told} sequences differ. The first, with the reference kernel's answers, is a case now:\n  {}\n\n{}",
+        "{} of {told} sequences differ. The first one is a case now, with the reference kernel's answers:\n  {}\n\n{}",
+        differing.len(),
         place.display(),
         side_by_side(&case.native, &case.engine)
     );
 }
+
+/// Of how many differing sequences the step is told.
+const MOST_TOLD: usize = 50;
 
 /// A sequence with the answers of both sides.
 struct Compared {
@@ -104,10 +108,31 @@ struct Compared {
     engine: String,
 }
 
-/// The first line that differs; what one side did not answer is empty.
-fn first_difference<'a>(native: &'a str, engine: &'a str) -> Option<(&'a str, &'a str)> {
-    let mut others = engine.lines();
-    native.lines().map(|line| (line, others.next().unwrap_or_default())).find(|(one, other)| one != other)
+/// The indices of the sequences whose digests differ.
+fn differing<'a>(native: &'a str, engine: &str) -> Vec<&'a str> {
+    let engine: HashSet<&str> = engine.lines().collect();
+    let differing = native.lines().filter(|line| !engine.contains(line));
+    differing.map(|line| line.split(' ').next().unwrap_or_default()).collect()
+}
+
+/// Tells the first step of each sequence that is answered differently.
+fn overview(project: &Project, options: &Fuzz, sides: [Side; 2], indices: &[&str]) -> Result<()> {
+    let words = format!("--seed {} --log --only {}", options.seed, indices.join(","));
+    let [native, engine] = both(project, options, sides, &words)?;
+    for (native, engine) in native.split("\n\n").zip(engine.split("\n\n")) {
+        let mut lines = native.lines().zip(engine.lines());
+        let name = native.lines().next().unwrap_or_default();
+        match lines.find(|(one, other)| one != other) {
+            Some((one, other)) => eprintln!("{name}:\n{one}\n      here: {}", answer(other)),
+            None => eprintln!("{name}: no difference this time"),
+        }
+    }
+    Ok(())
+}
+
+/// The answer in a step's line.
+fn answer(line: &str) -> &str {
+    line.split_once(" => ").map_or("nothing", |(_, answer)| answer)
 }
 
 /// The answers of both sides to the same words.
@@ -117,7 +142,7 @@ fn both(project: &Project, options: &Fuzz, sides: [Side; 2], words: &str) -> Res
 }
 
 /// Leaves out steps of a differing sequence for as long as it differs still.
-fn shortest(project: &Project, options: &Fuzz, sides: [Side; 2], index: u64) -> Result<Compared> {
+fn shortest(project: &Project, options: &Fuzz, sides: [Side; 2], index: &str) -> Result<Compared> {
     let words = |keep: &[Vec<usize>], log: &str| {
         let list = |keep: &Vec<usize>| keep.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let keep: Vec<String> = keep.iter().map(|keep| format!("--keep {}", list(keep))).collect();
@@ -173,8 +198,8 @@ fn side_by_side(native: &str, engine: &str) -> String {
     for (one, other) in native.lines().zip(engine.lines()) {
         text.push_str(&format!("{one}\n"));
         if one != other {
-            let answer = other.split_once(" => ").map_or("nothing", |(_, answer)| answer);
-            text.push_str(&format!("{}\n", ui::paint(format_args!("      here: {answer}"), ui::Look::Red)));
+            let answer = format!("      here: {}", answer(other));
+            text.push_str(&format!("{}\n", ui::paint(answer, ui::Look::Red)));
         }
     }
     text
@@ -216,10 +241,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_difference_is_found() {
-        assert_eq!(first_difference("0 a\n1 b\n", "0 a\n1 b\n"), None);
-        assert_eq!(first_difference("0 a\n1 b\n2 c\n", "0 a\n1 x\n2 y\n"), Some(("1 b", "1 x")));
-        assert_eq!(first_difference("0 a\n1 b\n", "0 a\n"), Some(("1 b", "")));
+    fn differences_are_found() {
+        assert!(differing("0 a\n1 b\n", "0 a\n1 b\n").is_empty());
+        assert_eq!(differing("0 a\n1 b\n2 c\n", "0 a\n1 x\n2 y\n"), ["1", "2"]);
+        assert_eq!(differing("0 a\n1 b\n", "0 a\n"), ["1"]);
         let case = |answer: &str| format!("case x\n  buf b 24\n  open /dev/iommu i\n  close i => {answer}\n");
         assert_eq!(last_step(&[case("EBADF"), case("EBADF")]), None);
         assert_eq!(last_step(&[case("EBADF"), case("EIO")]), Some(2));
