@@ -367,9 +367,15 @@ fn vm_iommu(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A C program of the uAPI on the kernel that has it.
+/// One C program of the uAPI: on the kernel that has it, on one that has half of it, and on one that has nothing of it.
 fn vm_nvme_identify(project: &Project) -> Result<Outcome> {
-    vm::nvme_identify(project, &vm::OnKernel::native(vm::Choice::Built(vm::Variant::Reference)))?;
+    for (kernel, preload) in [
+        (vm::Choice::Built(vm::Variant::Reference), false),
+        (vm::Choice::Built(vm::Variant::Legacy), true),
+        (vm::Choice::Stock, true),
+    ] {
+        vm::nvme_identify(project, &vm::OnKernel::new(kernel, preload))?;
+    }
     Ok(Outcome::Passed)
 }
 
@@ -407,7 +413,7 @@ fn conformance(project: &Project) -> Result<Outcome> {
 
 /// The recorded answers are still those of the real kernel.
 fn vm_conformance_reference(project: &Project) -> Result<Outcome> {
-    vm::conformance(project, &vm::OnKernel::native(vm::Choice::Built(vm::Variant::Reference)))?;
+    vm::conformance(project, &vm::OnKernel::new(vm::Choice::Built(vm::Variant::Reference), false))?;
     Ok(Outcome::Passed)
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn conformance(project: &Project, options: &OnKernel) -> Result<()> {
 
 /// Records the answers of the reference kernel into the tree.
 pub(crate) fn golden(project: &Project, options: &guest::Options) -> Result<()> {
-    let mut on = OnKernel::native(Choice::Built(Variant::Reference));
+    let mut on = OnKernel::new(Choice::Built(Variant::Reference), false);
     on.stock.run = options.clone();
     let output = run(project, &on, "record")?;
     let report = report(&output)?;

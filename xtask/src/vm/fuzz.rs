@@ -213,7 +213,7 @@ fn answers(project: &Project, options: &Fuzz, side: Side, words: &str) -> Result
     };
     let mut run = options.run.clone();
     run.at_least(60 + options.sequences / SLOWEST);
-    let mut on = OnKernel::native(Choice::Built(variant));
+    let mut on = OnKernel::new(Choice::Built(variant), false);
     on.preload = matches!(side, Side::Preload);
     let kernel = on.kernel(project)?;
     let (mut files, arguments) = on.prepare(project, &[])?;

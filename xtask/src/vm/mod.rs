@@ -69,9 +69,9 @@ pub(crate) struct OnKernel {
 }
 
 impl OnKernel {
-    /// The defaults, with this kernel, which answers itself.
-    pub(crate) fn native(kernel: Choice) -> Self {
-        Self { kernel, preload: false, stock: Stock::default() }
+    /// The defaults, with this kernel, natively or through the preload library.
+    pub(crate) fn new(kernel: Choice, preload: bool) -> Self {
+        Self { kernel, preload, stock: Stock::default() }
     }
 
     /// The defaults, with this kernel and the preload library to answer.

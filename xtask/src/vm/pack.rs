@@ -42,10 +42,10 @@ impl Tree {
         Ok(())
     }
 
-    /// Adds shared objects to `lib`, for programs to be run with, and what they load in turn.
+    /// Adds shared objects where `noiommu` is installed with them, and what they load in turn.
     pub(super) fn add_libraries(&mut self, libraries: &[PathBuf]) -> Result<()> {
         for library in libraries {
-            self.add(format!("lib/{}", name(library)), 0o755, library)?;
+            self.add(format!("lib/noiommu/{}", name(library)), 0o755, library)?;
             self.add_needed(library)?;
         }
         Ok(())
