@@ -212,7 +212,7 @@ const SIM: &str = "sim";
 /// Who answers here: a preload library that this process has loaded, for real devices or simulated ones, or else the kernel.
 fn provider(roles: &Roles) -> &'static str {
     match is_served() {
-        true if roles.all().any(|(_, device)| device.is_simulated()) => SIM,
+        true if roles.all().any(|(_, device)| device.simulated) => SIM,
         true => "preload",
         false => "native",
     }
