@@ -1,11 +1,11 @@
 //! A real device through its files in sysfs, on any kernel.
 //!
-//! No interrupt arrives without the kernel's help: the device shows none, as under a kernel that gives it neither a line nor
-//! messages.
+//! No interrupt arrives without the kernel's help. Where it has uio_pci_generic, the line does; messages never do, and the
+//! device shows what there is, as under a kernel that gives it no more.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use noiommu_core::vfio::pci::{Address, Backend, Messages, Resource, Space};
@@ -13,7 +13,7 @@ use noiommu_core::{Errno, TryVec};
 use rustix::fs::OFlags;
 use rustix::mm::{self, MapFlags, ProtFlags};
 
-use super::event::{Event, Watch, Watcher, errno};
+use super::event::{Event, Line, Watch, Watcher, errno};
 use super::served::{Mappable, Served, Way};
 use super::{ServedDevice, parse_address};
 use crate::device::{Backend as _, MappedBar, Registers as _, SysfsDevice, SysfsResource};
@@ -45,8 +45,10 @@ fn told(error: crate::Error) -> Errno {
     error.errno()
 }
 
-/// A claimed device.
+/// A claimed device. Fields are dropped in order: the line is closed before its helper is unbound.
 struct Claimed {
+    /// The line, where it arrives here.
+    line: Option<(Watch, Arc<Line>)>,
     device: SysfsDevice,
     watcher: Watcher,
     config_size: u16,
@@ -63,7 +65,11 @@ enum Bar {
 }
 
 impl Claimed {
-    fn new(device: SysfsDevice, watcher: Watcher) -> crate::Result<Self> {
+    fn new(mut device: SysfsDevice, watcher: Watcher) -> crate::Result<Self> {
+        let line = device.bind_helper().and_then(|file| {
+            let line = Arc::new(Line::new(file));
+            Some((watcher.watch_line(&line).ok()?, line))
+        });
         let table = device.resources()?;
         let mut resources = [Resource::default(); 7];
         for (resource, found) in resources.iter_mut().zip(&table) {
@@ -78,7 +84,15 @@ impl Claimed {
         }
         // The file is as large as the config space that the kernel can reach.
         let config_size = if device.config_read(256, &mut [0; 4]).is_ok() { 4096 } else { 256 };
-        Ok(Self { device, watcher, config_size, resources, bars: Default::default(), rom: OnceLock::new() })
+        Ok(Self {
+            line,
+            device,
+            watcher,
+            config_size,
+            resources,
+            bars: Default::default(),
+            rom: OnceLock::new(),
+        })
     }
 
     fn bar(&self, index: u8) -> Result<&Bar, Errno> {
@@ -333,14 +347,20 @@ impl Backend for Claimed {
     }
 
     fn has_line(&self) -> bool {
-        false
+        self.line.is_some()
     }
 
-    fn line_connect(&self, _: Option<&Event>) -> Result<(), Errno> {
-        Err(Errno::ENODEV)
+    fn line_connect(&self, event: Option<&Event>) -> Result<(), Errno> {
+        let (_, line) = self.line.as_ref().ok_or(Errno::ENODEV)?;
+        line.connect(event.cloned());
+        Ok(())
     }
 
-    fn line_disconnect(&self) {}
+    fn line_disconnect(&self) {
+        if let Some((_, line)) = &self.line {
+            line.connect(None);
+        }
+    }
 
     fn has_messages(&self, _: Messages) -> bool {
         false
