@@ -1,9 +1,11 @@
 //! The `noiommu` program: every subcommand lives in its own module, this file only tells them apart.
 
 mod config;
+mod conformance;
 mod demo;
 mod optin;
 mod proof;
+mod serve;
 mod ui;
 
 use std::io::Write;
@@ -34,8 +36,12 @@ enum Room {
         #[command(subcommand)]
         proof: proof::Command,
     },
+    /// Run a program written for /dev/iommu and VFIO, on a kernel without them
+    Serve(serve::Options),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
+    /// Ask whoever answers for /dev/iommu and VFIO here what Linux 7.3 was asked, and compare
+    Conformance(conformance::Options),
     /// Allow drivers of real devices without an IOMMU on this machine (unsafe; root; until restart)
     Enable(optin::Options),
     /// Take that back
@@ -99,7 +105,9 @@ fn main() -> ExitCode {
     match Cli::parse().room {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
+        Room::Serve(options) => serve::run(&options),
         Room::Config(arguments) => config::run(&arguments),
+        Room::Conformance(options) => conformance::run(&options),
         Room::Enable(options) => optin::enable(&options),
         Room::Disable(options) => optin::disable(&options),
     }

@@ -3,10 +3,12 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use crate::cases::{self, Library};
+use crate::fuzz::Fuzz;
 use crate::listed;
 use crate::parse;
 use crate::process;
@@ -22,10 +24,12 @@ pub enum Command {
     Run(Run),
     /// Print the names of the cases
     List(Choice),
+    /// Run random sequences of calls and print a digest of each one's answers
+    Fuzz(Fuzz),
 }
 
 /// Which cases.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Choice {
     /// Only cases whose section/name holds this
     #[arg(long, value_name = "TEXT")]
@@ -39,7 +43,7 @@ pub struct Choice {
 }
 
 /// How to run them.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Run {
     #[command(flatten)]
     choice: Choice,
@@ -58,12 +62,15 @@ pub struct Run {
     /// Which device plays which part, as in edu=0000:00:03.0 (may be given again)
     #[arg(long, value_name = "ROLE=ADDRESS", value_parser = role)]
     devices: Vec<(String, String)>,
+    /// How long a case may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
     /// Print every case as it runs
     #[arg(short, long)]
     verbose: bool,
 }
 
-fn role(text: &str) -> Result<(String, String), String> {
+pub(crate) fn role(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').map(|(role, address)| (role.to_owned(), address.to_owned()));
     parts.ok_or_else(|| "a role and an address, as in edu=0000:00:03.0".to_owned())
 }
@@ -80,11 +87,26 @@ impl Command {
         let result = match self {
             Self::Run(run) => run.execute(),
             Self::List(choice) => choice.list(),
+            Self::Fuzz(fuzz) => fuzz.execute(),
         };
         result.unwrap_or_else(|problem| {
             let _ = writeln!(std::io::stderr(), "conformance: {problem}");
             ExitCode::from(FAILED)
         })
+    }
+}
+
+/// Whether this process has the preload library loaded, which answers then.
+#[must_use]
+pub fn is_served() -> bool {
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libnoiommu_preload"))
+}
+
+impl Run {
+    /// Whether the result is printed as JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
     }
 }
 
@@ -126,6 +148,7 @@ impl Run {
         };
         let listed = listed::parse(&listed, &library)?;
         let provider = self.provider.clone().unwrap_or_else(provider);
+        let patience = Duration::from_secs(self.timeout);
         let mut report = Report::new(provider.clone());
         for source in &library.sources {
             let mut recorded = std::collections::BTreeMap::new();
@@ -141,7 +164,7 @@ impl Run {
                     report.skipped(&source.section, &identity, &why);
                     continue;
                 }
-                let answers = runner::run(&library, case, &identity, &roles);
+                let answers = runner::run(&library, case, &identity, &roles, patience);
                 if let Some((line, what)) =
                     answers.iter().find(|(_, answer)| answer.starts_with(steps::MISTAKE))
                 {
@@ -170,6 +193,5 @@ impl Run {
 
 /// Who answers here: a preload library that this process has loaded, or else the kernel.
 fn provider() -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    if maps.contains("libnoiommu_preload") { "preload".to_owned() } else { "native".to_owned() }
+    if is_served() { "preload" } else { "native" }.to_owned()
 }

@@ -10,7 +10,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use crate::sys;
-use crate::world::{Mistake, mistake};
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -90,7 +89,7 @@ impl Memory {
         address: u64,
         kind: Kind,
         runs: Option<&[u64]>,
-    ) -> Result<Result<(), i32>, Mistake> {
+    ) -> Result<(), i32> {
         let pages = length / PAGE;
         let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let (flags, fd, offset) = match kind {
@@ -101,11 +100,7 @@ impl Memory {
             Kind::File(fd, offset, false) => (libc::MAP_PRIVATE, fd, offset),
         };
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        let mapped =
-            sys::mmap(address, length as usize, access, flags | libc::MAP_FIXED_NOREPLACE, fd, offset);
-        if let Err(errno) = mapped {
-            return Ok(Err(errno));
-        }
+        sys::mmap(address, length as usize, access, flags | libc::MAP_FIXED_NOREPLACE, fd, offset)?;
         if matches!(kind, Kind::Touched | Kind::Untouched) {
             // The answer is only about kernels without transparent huge pages.
             let _ = sys::madvise(address, length as usize, libc::MADV_NOHUGEPAGE);
@@ -126,14 +121,12 @@ impl Memory {
         }
         if kind == Kind::Thp {
             for at in (address..address + length).step_by(HUGE as usize) {
-                if let Err(errno) = sys::madvise(at, HUGE as usize, libc::MADV_COLLAPSE) {
-                    return Ok(Err(errno));
-                }
+                sys::madvise(at, HUGE as usize, libc::MADV_COLLAPSE)?;
             }
         }
         self.buffers.push(Buffer { name: name.to_owned(), address, length, frames: vec![0; pages as usize] });
         self.look();
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Notes a range that something else mapped (a device's memory) under a name.
@@ -147,7 +140,7 @@ impl Memory {
     }
 
     /// Puts pages of a larger pool where a buffer shall be, in an order in which the frames run as `runs` says.
-    fn arrange(&mut self, address: u64, pages: u64, runs: &[u64]) -> Result<(), Mistake> {
+    fn arrange(&mut self, address: u64, pages: u64, runs: &[u64]) -> Result<(), i32> {
         let lengths: Vec<u64> = {
             let mut left = pages;
             let mut lengths = Vec::new();
@@ -160,19 +153,26 @@ impl Memory {
             }
             lengths
         };
-        // Some pages more than needed let runs be found, and gaps be left between them.
-        let pool_pages = pages * 4 + 512;
+        // More pages than needed let runs be found, and gaps be left between them; ever more where memory is fragmented.
+        for pool_pages in [pages * 4 + 512, 8192, 65536] {
+            if self.arrange_from(address, &lengths, pool_pages)? {
+                return Ok(());
+            }
+        }
+        Err(libc::ENOMEM)
+    }
+
+    /// The same from a pool of that many pages; false where it does not hold what is needed.
+    fn arrange_from(&mut self, address: u64, lengths: &[u64], pool_pages: u64) -> Result<bool, i32> {
         let pool = self.place(pool_pages * PAGE, PAGE);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        if let Err(errno) = sys::mmap(pool, (pool_pages * PAGE) as usize, access, flags, -1, 0) {
-            return mistake(format!("no memory for a pool: {}", crate::names::errno(errno)));
-        }
+        sys::mmap(pool, (pool_pages * PAGE) as usize, access, flags, -1, 0)?;
         let _ = sys::madvise(pool, (pool_pages * PAGE) as usize, libc::MADV_NOHUGEPAGE);
         touch(pool, pool_pages * PAGE);
         // Frame and address, in the order of frames.
-        let mut supply: Vec<(u64, u64)> =
-            self.entries(pool, pool_pages).into_iter().zip((pool..).step_by(PAGE as usize)).collect();
+        let frames = self.entries(pool, pool_pages);
+        let mut supply: Vec<(u64, u64)> = frames.into_iter().zip((pool..).step_by(PAGE as usize)).collect();
         supply.sort_unstable();
         let mut longest_first: Vec<usize> = (0..lengths.len()).collect();
         longest_first.sort_by_key(|run| std::cmp::Reverse(lengths.get(*run).copied().unwrap_or(0)));
@@ -193,7 +193,8 @@ impl Memory {
             let Some(piece) =
                 spare.iter_mut().filter(|piece| piece.len() >= length).min_by_key(|piece| piece.len())
             else {
-                return mistake(format!("no {length} pages found that are neighbours"));
+                let _ = sys::munmap(pool, (pool_pages * PAGE) as usize);
+                return Ok(false);
             };
             chosen[run] = piece.drain(..length).map(|(_, address)| address).collect();
             if !piece.is_empty() {
@@ -201,13 +202,11 @@ impl Memory {
             }
         }
         for (from, to) in chosen.into_iter().flatten().zip((address..).step_by(PAGE as usize)) {
-            if let Err(errno) = sys::move_page(from, to, PAGE as usize) {
-                return mistake(format!("a page cannot be moved: {}", crate::names::errno(errno)));
-            }
+            sys::move_page(from, to, PAGE as usize)?;
         }
         // Frames of the rest of the pool must not become those of buffers made later in another order: they go.
         let _ = sys::munmap(pool, (pool_pages * PAGE) as usize);
-        Ok(())
+        Ok(true)
     }
 
     /// Opens the pagemap again: the file shows the memory of whoever opened it.
@@ -321,6 +320,17 @@ impl Memory {
         }
         // A frame that this process has never seen: another process's, or nobody's.
         "pa(elsewhere)".to_owned()
+    }
+
+    /// Forgets all but the first buffers, and what is known of pages that are gone.
+    pub(crate) fn keep(&mut self, buffers: usize) {
+        for buffer in self.buffers.drain(buffers.min(self.buffers.len())..) {
+            let _ = sys::munmap(buffer.address, buffer.length as usize);
+        }
+        let end = self.buffers.last().map_or(0, |last| last.address + last.length - BASE);
+        self.next = end.next_multiple_of(HUGE) + HUGE;
+        self.look();
+        self.old.clear();
     }
 
     /// The frame of the page at `address` now; 0 where there is none.

@@ -11,8 +11,6 @@ use crate::steps;
 use crate::sys::{self, Ended};
 use crate::world::World;
 
-/// How long a case may take. Guests emulate their processors; the longest case takes a few seconds there.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The number of the descriptor for answers: out of the way of those that a case counts.
 const REPORT: i32 = 902;
 /// The answer of a step that another one's failure kept from running.
@@ -20,6 +18,10 @@ pub(crate) const NOT_REACHED: &str = "not reached";
 
 /// What stands in the way of a case here, if anything does.
 pub(crate) fn obstacle(case: &Block, roles: &Roles) -> Option<String> {
+    if !case.needs.is_empty() && !sys::is_root() {
+        // Frames, capabilities, other users: nobody else has them to give away.
+        return Some("not run by root".to_owned());
+    }
     case.needs.iter().find_map(|need| {
         let met = match need.as_str() {
             "hugetlb" => huge_pages() >= 4,
@@ -41,7 +43,13 @@ fn huge_pages() -> u64 {
 }
 
 /// The answers of all steps, by line.
-pub(crate) fn run(library: &Library, case: &Block, identity: &str, roles: &Roles) -> BTreeMap<usize, String> {
+pub(crate) fn run(
+    library: &Library,
+    case: &Block,
+    identity: &str,
+    roles: &Roles,
+    patience: Duration,
+) -> BTreeMap<usize, String> {
     let (Ok((from, to)), began) = (sys::pipe(), Instant::now()) else {
         return BTreeMap::from([(case.line, "no pipe".to_owned())]);
     };
@@ -61,7 +69,7 @@ pub(crate) fn run(library: &Library, case: &Block, identity: &str, roles: &Roles
         Err(_) => return BTreeMap::new(),
     };
     let _ = sys::close(to);
-    let (text, in_time) = collect(from, began);
+    let (text, in_time) = collect(from, began, patience);
     if !in_time {
         // The whole group: a child of the case may be what hangs.
         let _ = sys::kill(-pid);
@@ -91,11 +99,11 @@ pub(crate) fn run(library: &Library, case: &Block, identity: &str, roles: &Roles
 }
 
 /// Reads answers until all processes of the case have closed the pipe; false where that takes too long.
-fn collect(from: i32, began: Instant) -> (String, bool) {
+fn collect(from: i32, began: Instant, patience: Duration) -> (String, bool) {
     let mut text = Vec::new();
     let mut piece = [0_u8; 4096];
     loop {
-        let left = PATIENCE.saturating_sub(began.elapsed());
+        let left = patience.saturating_sub(began.elapsed());
         match sys::poll(from, libc::POLLIN, left.as_millis() as i32) {
             Ok(0) => return (String::from_utf8_lossy(&text).into_owned(), false),
             Ok(_) => {}

@@ -43,7 +43,8 @@ fn report(world: &World<'_>, line: usize, answer: &str) {
     let _ = sys::pwrite(world.report, text.as_ptr() as u64, text.len(), None);
 }
 
-fn run(world: &mut World<'_>, step: &Step) -> Answer {
+/// Runs one step.
+pub(crate) fn run(world: &mut World<'_>, step: &Step) -> Answer {
     let (verb, words) = (step.verb(), step.arguments());
     if let Some(call) = ioctl::call(verb) {
         return ioctl::step(world, call, words);

@@ -266,6 +266,11 @@ pub(crate) fn alone() {
     }
 }
 
+pub(crate) fn is_root() -> bool {
+    // SAFETY: no memory is touched.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Sets the soft limit of locked memory, in bytes.
 pub(crate) fn limit_memlock(bytes: u64) -> Call<i64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -359,4 +364,70 @@ pub(crate) fn munlock(at: u64, length: usize) -> Call<i64> {
 pub(crate) fn fallocate(fd: i32, length: i64) -> Call<i64> {
     // SAFETY: no memory is touched.
     check(unsafe { libc::fallocate(fd, 0, 0, length) }.into())
+}
+
+/// Two sockets that are connected, and which never wait.
+pub(crate) fn socketpair() -> Call<(i32, i32)> {
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: there is room for two descriptors.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) }.into())?;
+    Ok((ends[0], ends[1]))
+}
+
+/// Room for the header of one control message and a descriptor in it, aligned as the header.
+type Control = [u64; 4];
+
+/// Lets `then` work with a message of one byte that has room for a descriptor.
+fn with_message<T>(then: impl FnOnce(&mut libc::msghdr) -> T) -> T {
+    let mut byte = 0_u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut control: Control = [0; 4];
+    // SAFETY: zeroes are a message without anything.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    // SAFETY: only computes a length.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<i32>() as u32) } as _;
+    then(&mut message)
+}
+
+/// Sends a descriptor through a socket.
+pub(crate) fn send_file(socket: i32, file: i32) -> Call<i64> {
+    with_message(|message| {
+        // SAFETY: the message has room for one header and a descriptor.
+        unsafe {
+            if let Some(header) = libc::CMSG_FIRSTHDR(message).as_mut() {
+                header.cmsg_level = libc::SOL_SOCKET;
+                header.cmsg_type = libc::SCM_RIGHTS;
+                header.cmsg_len = libc::CMSG_LEN(size_of::<i32>() as u32) as _;
+                libc::CMSG_DATA(header).cast::<i32>().write_unaligned(file);
+            }
+            check(libc::sendmsg(socket, message, 0) as i64)
+        }
+    })
+}
+
+/// Takes the descriptor that comes through a socket.
+pub(crate) fn receive_file(socket: i32) -> Call<i32> {
+    with_message(|message| {
+        // SAFETY: what the call writes fits into the message's room, and the header is looked at only where there is one.
+        unsafe {
+            check(libc::recvmsg(socket, message, 0) as i64)?;
+            let header = libc::CMSG_FIRSTHDR(message);
+            if header.is_null() {
+                Err(libc::ENODATA)
+            } else {
+                Ok(libc::CMSG_DATA(header).cast::<i32>().read_unaligned())
+            }
+        }
+    })
+}
+
+/// Takes a file's pages away; its length stays.
+pub(crate) fn punch(fd: i32, offset: i64, length: i64) -> Call<i64> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no memory is touched.
+    check(unsafe { libc::fallocate(fd, mode, offset, length) }.into())
 }

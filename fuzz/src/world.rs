@@ -314,8 +314,8 @@ impl Process<Backing> for Somebody {
         Backing::User(address)
     }
 
-    fn file_backing(&self, descriptor: i32, offset: u64) -> Result<Backing, Errno> {
-        if descriptor == FILE { Ok(Backing::File(offset)) } else { Err(Errno::EBADF) }
+    fn file_backing(&self, descriptor: i32, start: u64, _: u64) -> Result<Backing, Errno> {
+        if descriptor == FILE { Ok(Backing::File(start & !(PAGE - 1))) } else { Err(Errno::EBADF) }
     }
 
     fn open_fault_queue(&self, queue: ObjectId) -> Result<i32, Errno> {

@@ -482,7 +482,8 @@ impl<P: Platform> Context<P> {
     ///
     /// # Errors
     /// In this order: EPERM: the caller lacks CAP_SYS_RAWIO; EINVAL: length 0; EOVERFLOW: `iova` is the very last one;
-    /// ENOENT: no such IOAS, nothing mapped; EOPNOTSUPP: mapped, but with no domain, so not pinned.
+    /// ENOENT: no such IOAS, nothing mapped; EINVAL: memory of a device that has been taken back; EOPNOTSUPP: mapped, but with
+    /// no domain, so not pinned.
     pub fn get_pa(
         &self,
         caller: Caller,
@@ -500,8 +501,9 @@ impl<P: Platform> Context<P> {
             return Err(Errno::EOVERFLOW);
         }
         let ioas = self.ioas(ioas)?;
-        if !ioas.maps(iova) {
-            return Err(Errno::ENOENT);
+        let area = ioas.find(iova).ok_or(Errno::ENOENT)?;
+        if self.store.is_revoked(&self.platform, area) {
+            return Err(Errno::EINVAL);
         }
         let run = ioas.table().run(iova, length).ok_or(Errno::EOPNOTSUPP)?;
         Ok((run.address, run.length))

@@ -266,9 +266,9 @@ impl<P: Platform> Ioas<P> {
         }
     }
 
-    /// Whether an area covers `iova`.
-    pub(crate) fn maps(&self, iova: Iova) -> bool {
-        self.space.find(iova).is_some()
+    /// The number of the area that covers `iova`.
+    pub(crate) fn find(&self, iova: Iova) -> Option<u32> {
+        self.space.find(iova).map(|area| area.value)
     }
 
     /// EADDRINUSE where an area does not consist of whole pages.

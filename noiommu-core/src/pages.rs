@@ -141,9 +141,15 @@ impl<P: Platform> Store<P> {
         self.pages(pages).is_some_and(|pages| pages.writable)
     }
 
-    /// Whether the memory is that of a file.
+    /// Names the memory.
     pub(crate) fn backing(&self, pages: u32) -> Option<&P::Backing> {
         self.pages(pages).map(|pages| &pages.backing)
+    }
+
+    /// Whether an area's memory has been taken back.
+    pub(crate) fn is_revoked(&self, platform: &P, area: u32) -> bool {
+        let backing = self.area(area).and_then(|area| self.backing(area.slice.pages));
+        backing.is_some_and(|backing| platform.is_revoked(backing))
     }
 
     /// A new area, which becomes a user of its memory.
@@ -177,7 +183,8 @@ impl<P: Platform> Store<P> {
     ) -> Result<(), P::Error> {
         let area = self.area(number).ok_or(Errno::EIO)?;
         let slice = area.slice;
-        let mut at = slice.start;
+        // What is revoked has no places; the area counts as filled all the same.
+        let mut at = if self.is_revoked(platform, number) { slice.end() } else { slice.start };
         while at < slice.end() {
             let mut given = 0u64;
             let offset = at.wrapping_sub(slice.start);

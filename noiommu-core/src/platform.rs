@@ -61,6 +61,13 @@ pub trait Platform {
     /// Want of memory.
     fn new_table(&self) -> Result<Self::Table, Self::Error>;
 
+    /// Whether `backing` was memory of a device that has been taken back since it was named: it has no places any more, and
+    /// never will have again.
+    fn is_revoked(&self, backing: &Self::Backing) -> bool {
+        let _ = backing;
+        false
+    }
+
     /// Pins `length` bytes of `backing` from `offset` on, both multiples of 4 KiB. `access.write` tells whether the caller
     /// of MAP asked for writing, whatever the areas do.
     ///

@@ -83,8 +83,8 @@ impl Process<u64> for Somebody {
         address
     }
 
-    fn file_backing(&self, descriptor: i32, offset: u64) -> Result<u64, Errno> {
-        if descriptor < 0 { Err(Errno::EBADF) } else { Ok(offset | 1) }
+    fn file_backing(&self, descriptor: i32, start: u64, _: u64) -> Result<u64, Errno> {
+        if descriptor < 0 { Err(Errno::EBADF) } else { Ok(start & !0xfff | 1) }
     }
 
     fn open_fault_queue(&self, queue: ObjectId) -> Result<i32, Errno> {

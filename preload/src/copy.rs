@@ -180,3 +180,49 @@ pub(crate) fn string(address: u64, into: &mut [u8]) -> Option<usize> {
     }
     Some(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_copies() {
+        let memory = Memory::new();
+        let from: Vec<u8> = (0..200).collect();
+        let mut into = vec![0; 200];
+        assert_eq!(memory.read(from.as_ptr() as u64, &mut into), Ok(()));
+        assert_eq!(from, into);
+        into.reverse();
+        let mut back = [0_u8; 200];
+        assert_eq!(memory.write(back.as_mut_ptr() as u64, &into), Ok(()));
+        assert_eq!(back.as_slice(), into);
+        assert_eq!(memory.read(1, &mut []), Ok(()), "nothing of nowhere");
+    }
+
+    #[test]
+    fn strings_of_all_lengths() {
+        let memory = Memory::new();
+        let text = [b'x'; 300];
+        for length in 0..200 {
+            let mut from = text;
+            from[length] = 0;
+            for begin in [0, length / 2] {
+                let mut into = [0xff; 200];
+                let found = memory.string(from[begin..].as_ptr() as u64, &mut into);
+                assert_eq!(found, Ok(&text[begin..length]), "{begin}..{length}");
+            }
+        }
+        let mut into = [0; 200];
+        let too_long = Err(crate::raw::errno(libc::ENAMETOOLONG));
+        assert_eq!(memory.string(text.as_ptr() as u64, &mut into), too_long);
+    }
+
+    #[test]
+    fn only_the_copy_recovers() {
+        let begin = &raw const noiommu_copy_begin as usize;
+        let end = &raw const noiommu_copy_end as usize;
+        assert!(begin < end);
+        assert_eq!(recovery(begin), Some(end));
+        assert_eq!((recovery(begin - 1), recovery(end), recovery(0)), (None, None, None));
+    }
+}

@@ -180,12 +180,13 @@ pub(crate) fn change_handler(signal: c_int, handler: usize, flags: c_int) -> usi
 
 /// What to do about a fault: 0 for going on, or the program's handler. Runs in the signal handler: only atomics and system calls.
 extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) -> usize {
-    // SAFETY: the kernel gives both to a handler with SA_SIGINFO.
-    let (code, counter) = unsafe { ((*info).si_code, counter(context.cast())) };
-    // SAFETY: the place of the program counter in the context that the kernel gave.
-    if code > 0
-        && let Some(end) = copy::recovery(unsafe { *counter })
-    {
+    // SAFETY: the kernel gives both to a handler with SA_SIGINFO, and the context has a place for the program counter.
+    let (code, counter, at) = unsafe {
+        let counter = counter(context.cast());
+        ((*info).si_code, counter, *counter)
+    };
+    // What is sent has no place; a fault of ours goes on behind the copy.
+    if let Some(end) = copy::recovery(at).filter(|_| code > 0) {
         // SAFETY: as above.
         unsafe { *counter = end };
         return 0;

@@ -1,6 +1,7 @@
 //! The way into the engine: who is inside, and that nobody is while the process forks.
 
 use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_int;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::raw;
@@ -20,6 +21,11 @@ pub(crate) fn is_inside() -> bool {
     DEPTH.get() > 0
 }
 
+/// Makes this thread one of the engine's for as long as it lives. A fork does not wait for it.
+pub(crate) fn stay_inside() {
+    DEPTH.set(1);
+}
+
 /// Runs a part of the engine. `errno` is the program's, and stays as it was.
 pub(crate) fn engine<R>(work: impl FnOnce() -> R) -> R {
     let depth = DEPTH.get();
@@ -28,11 +34,32 @@ pub(crate) fn engine<R>(work: impl FnOnce() -> R) -> R {
     let errno = raw::last_errno();
     DEPTH.set(depth + 1);
     let guard = (depth == 0).then(|| GATE.read().unwrap_or_else(PoisonError::into_inner));
+    let cancelling = without_cancelling();
     let result = work();
+    allow_cancelling(cancelling);
     drop(guard);
     DEPTH.set(depth);
     raw::set_errno(errno);
     result
+}
+
+unsafe extern "C" {
+    /// Of the C library; the crate `libc` has it for few systems.
+    fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
+}
+
+/// No thread is cancelled in the engine, whose calls are none for the program; answers what it was before.
+fn without_cancelling() -> c_int {
+    const DISABLE: c_int = 1;
+    let mut before = 0;
+    // SAFETY: the place is here.
+    unsafe { pthread_setcancelstate(DISABLE, &raw mut before) };
+    before
+}
+
+fn allow_cancelling(state: c_int) {
+    // SAFETY: a state that the thread had, and no place for the old one.
+    unsafe { pthread_setcancelstate(state, std::ptr::null_mut()) };
 }
 
 /// The gate while it is closed, from before a fork until after it.

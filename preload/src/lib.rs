@@ -20,12 +20,17 @@
 //!
 //! # What stays different
 //! - Served descriptors end at `exec`, with and without FD_CLOEXEC: the engine is part of the process. For the same reason they
-//!   cannot be sent to another process (`sendmsg` with SCM_RIGHTS answers EINVAL).
+//!   cannot be sent to another process (`sendmsg` with SCM_RIGHTS answers EINVAL), and a child of `vfork` cannot open nodes (EAGAIN).
 //! - A process that dies by a signal or `_exit` runs none of the engine; what `exit` does, the guardian does then.
-//! - What bypasses the C library is not seen: `syscall` instructions in the program, io_uring requests on served descriptors
-//!   (which find /dev/null), static programs, `chdir` into a directory that only we have, `ftw` and `fts` of the C library.
-//! - Served files are not for signal handlers, but for `close` and `dup`.
-//! - `open` with a bad address for the path, in a thread that blocks SIGSEGV, is a crash.
+//! - What bypasses the C library's names is not seen: `syscall` instructions in the program, io_uring requests on served
+//!   descriptors and stdio on them (both find /dev/null), file actions of `posix_spawn` that open, `ftw` and `fts`, static programs.
+//! - Directories that only we have cannot be the working directory (ENOENT). Nodes cannot be changed (EROFS).
+//! - A link of the program's own to one of our nodes is followed once anything of ours has been looked for by name.
+//! - The engine has descriptors of its own. They have high numbers; for the program they are closed (EBADF, and EBUSY for `dup2`
+//!   onto one), and count for its limit. What a signal handler opens while it interrupts the engine is taken for the engine's.
+//! - In signal handlers `close` and `dup` are safe, but for the last `close` of a file; other calls on served files are not.
+//! - SIGSEGV and SIGBUS have a handler of ours, which calls the program's; one put in its place by `sigset` or around the C library
+//!   makes bad addresses crash. `open` with a bad address, in a thread that blocks SIGSEGV, is a crash, too.
 
 mod copy;
 mod fault;

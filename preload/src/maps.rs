@@ -90,3 +90,58 @@ impl Maps<'_> {
         (*end > address).then_some(kept)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::Overlay;
+    use crate::table::{self, Open};
+    use noiommu::serve::{Node, NodeKind};
+
+    /// A file to be mapped, told from others by its access mode.
+    fn kept(name: i32) -> Kept {
+        let kind = NodeKind::Iommufd;
+        let node = Node { path: "/dev/iommu".into(), kind, mode: 0o600, major: 1, minor: 2 };
+        let overlay: &'static Overlay = Box::leak(Box::new(Overlay::new(vec![node], 0)));
+        table::describe(Open::Path(overlay.get(b"/dev/iommu").unwrap()), name).unwrap()
+    }
+
+    fn all(map: &BTreeMap<u64, (u64, Kept)>) -> Vec<(u64, u64, i32)> {
+        map.iter().map(|(&begin, (end, kept))| (begin, *end, kept.access)).collect()
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(Range::pages(0x1000, 1), Some(Range { begin: 0x1000, end: 0x2000 }));
+        assert_eq!(Range::pages(0x1000, 0x1001), Some(Range { begin: 0x1000, end: 0x3000 }));
+        assert_eq!(Range::pages(0x1000, 0), None);
+        assert_eq!(Range::pages(0x1000, u64::MAX), None);
+    }
+
+    #[test]
+    fn cut_and_replaced() {
+        let range = |begin, end| Range { begin, end };
+        let mut map = BTreeMap::new();
+        let mut maps = Maps(&mut map);
+        assert!(maps.insert(range(10, 20), kept(1)).is_empty());
+        assert!(maps.insert(range(20, 30), kept(2)).is_empty());
+        assert_eq!(maps.at(19).map(|kept| kept.access), Some(1));
+        assert_eq!(maps.at(20).map(|kept| kept.access), Some(2));
+        assert!(maps.at(9).is_none() && maps.at(30).is_none());
+        assert!(maps.cut(range(0, 10)).is_empty() && maps.cut(range(30, 99)).is_empty());
+        // Across both, from the middle to the middle.
+        let mut out: Vec<_> =
+            maps.cut(range(15, 25)).into_iter().map(|(range, kept)| (range, kept.access)).collect();
+        out.sort_by_key(|(range, _)| range.begin);
+        assert_eq!(out, [(range(15, 20), 1), (range(20, 25), 2)]);
+        assert_eq!(all(maps.0), [(10, 15, 1), (25, 30, 2)]);
+        // A hole in one.
+        assert_eq!(maps.cut(range(12, 13)).len(), 1);
+        assert_eq!(all(maps.0), [(10, 12, 1), (13, 15, 1), (25, 30, 2)]);
+        // One over all.
+        assert_eq!(maps.insert(range(11, 40), kept(3)).len(), 3);
+        assert_eq!(all(maps.0), [(10, 11, 1), (11, 40, 3)]);
+        assert_eq!(maps.cut(range(0, u64::MAX)).len(), 2);
+        assert!(map.is_empty());
+    }
+}

@@ -222,8 +222,13 @@ impl Builder {
                 self.group(*number, devices);
                 ("vfio", Path::new("/sys/devices/virtual/vfio").join(&name))
             }
-            NodeKind::Device { directory } => {
+            NodeKind::Device { directory, attributes } => {
                 let device = fs::canonicalize(directory).unwrap_or_else(|_| directory.clone());
+                for (name, text) in attributes {
+                    self.text(device.join(name), text.clone());
+                }
+                // What the kernel's device nodes come from.
+                self.link(device.join("driver"), Path::new("/sys/bus/pci/drivers/vfio-pci"));
                 let directory = device.join("vfio-dev").join(&name);
                 self.link(directory.join("device"), &device);
                 if let Some(address) = device.file_name() {

@@ -111,26 +111,26 @@ pub(crate) fn look(directory: c_int, path: *const c_char, follow: bool) -> Targe
 }
 
 /// Where a path leads that the kernel has not found.
+///
+/// Before the server was needed for something, only by what the path says: a program that looks for many things which are not there
+/// makes no more system calls than it would. After that links and numbers count as well.
 fn look_again(directory: c_int, path: *const c_char, follow: bool) -> Target {
-    let memory = copy::Memory::new();
     let mut buffer = [0; libc::PATH_MAX as usize];
-    let Ok(text) = memory.string(path as u64, &mut buffer) else { return Target::Kernel };
-    if text.is_empty() {
+    let Some(length) = copy::string(path as u64, &mut buffer) else { return Target::Kernel };
+    let text = buffer.get(..length).unwrap_or_default();
+    let dangling = || {
+        // A slash behind the name of a link means what it leads to.
+        let end = text.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+        let link: Vec<u8> = text.iter().take(end).copied().chain([0]).collect();
+        let mut target = [0_u8; 1];
+        // SAFETY: a string that ends with a NUL, and a buffer that is here.
+        unsafe { system!(SYS_readlinkat, directory, link.as_ptr(), target.as_mut_ptr(), target.len()) > 0 }
+    };
+    let is_worth = || state::is_started() && (is_near(directory, text) || (follow && dangling()));
+    if text.is_empty() || !(state::is_telling(text) || is_worth()) {
         return Target::Kernel;
     }
-    let near = || state::is_started() && is_near(directory, text);
-    let dangling = || {
-        let mut target = [0_u8; 1];
-        // SAFETY: the path has just been read; the buffer is here.
-        unsafe { system!(SYS_readlinkat, directory, path, target.as_mut_ptr(), target.len()) > 0 }
-    };
-    if state::is_telling(text) || near() || (follow && dangling()) {
-        let errno = raw::last_errno();
-        let target = gate::engine(|| resolve(directory, text, follow, false));
-        raw::set_errno(errno);
-        return target;
-    }
-    Target::Kernel
+    gate::engine(|| resolve(directory, text, follow, false))
 }
 
 /// Whether a path, with its `..` taken literally, is in a directory that can have something of ours.
@@ -204,7 +204,7 @@ fn step(at: &mut Vec<u8>, component: &[u8]) {
 }
 
 /// The served descriptor that a path without links in it, `/proc/<this process>/fd/N`, stands for.
-pub(crate) fn descriptor_at(path: &[u8]) -> Option<table::Kept> {
+fn descriptor_at(path: &[u8]) -> Option<table::Kept> {
     let path = Path::new(std::str::from_utf8(path).ok()?);
     let own = format!("/proc/{}", std::process::id());
     let fd = path.file_name()?.to_str()?.parse::<c_int>().ok()?;
@@ -228,12 +228,15 @@ fn resolve(directory: c_int, path: &[u8], follow: bool, in_ours: bool) -> Target
     }
 }
 
-/// The path without links in it; `None` where nothing is known about it.
-pub(crate) fn canonical(directory: c_int, path: *const c_char, follow: bool) -> Option<Vec<u8>> {
-    let memory = copy::Memory::new();
-    let mut buffer = [0; libc::PATH_MAX as usize];
-    let text = memory.string(path as u64, &mut buffer).ok()?;
-    Some(walk(directory, text, follow).ok()?.at)
+/// The served descriptor that a path names as a link of /proc: `readlink` of it is not to tell what the kernel has there.
+pub(crate) fn descriptor_link(directory: c_int, path: *const c_char) -> Option<table::Kept> {
+    let mut buffer = [0; 256];
+    let length = copy::string(path as u64, &mut buffer).filter(|&length| length < 256)?;
+    let text = buffer.get(..length)?;
+    if !has_descriptor(text) {
+        return None;
+    }
+    descriptor_at(&walk(directory, text, false).ok()?.at)
 }
 
 struct Walked {

@@ -7,7 +7,11 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use libc::{DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, size_t, ssize_t};
+use libc::{
+    DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, pthread_attr_t, pthread_t, size_t, ssize_t,
+};
+
+use crate::hooks::Start;
 
 /// What stands for a function that this C library does not have: ENOSYS.
 extern "C" fn absent() -> isize {
@@ -68,7 +72,7 @@ real! {
     sendmsg as c"sendmsg": unsafe extern "C" fn(c_int, *const msghdr, c_int) -> ssize_t;
     sendmmsg as c"sendmmsg": unsafe extern "C" fn(c_int, *mut libc::mmsghdr, c_uint, c_int) -> c_int;
     faccessat as c"faccessat": unsafe extern "C" fn(c_int, *const c_char, c_int, c_int) -> c_int;
-    euidaccess as c"euidaccess": unsafe extern "C" fn(*const c_char, c_int) -> c_int;
+    fchmodat as c"fchmodat": unsafe extern "C" fn(c_int, *const c_char, mode_t, c_int) -> c_int;
     realpath as c"realpath": unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char;
     fopen as c"fopen64": unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
     fdopen as c"fdopen": unsafe extern "C" fn(c_int, *const c_char) -> *mut FILE;
@@ -85,5 +89,6 @@ real! {
     glob as c"glob": unsafe extern "C" fn(*const c_char, c_int, GlobError, *mut glob_t) -> c_int;
     sigaction as c"sigaction": unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
     signal as c"signal": unsafe extern "C" fn(c_int, usize) -> usize;
+    pthread_create as c"pthread_create": unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
     sysv_signal as c"sysv_signal": unsafe extern "C" fn(c_int, usize) -> usize;
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use noiommu::serve::{Provider, Settings, VARIABLE};
 
 use crate::overlay::{Entry, Overlay};
-use crate::raw::system;
+use crate::raw::{result, system};
 use crate::server::{Serve, Start};
 use crate::{fault, gate, process, real, server};
 
@@ -94,9 +94,33 @@ pub(crate) fn served() -> &'static Served {
 
 /// Says once that and through what nodes are served; called when the first one is opened.
 pub(crate) fn announce(served: &Served) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::Relaxed) {
+    if SAID.is_first() {
         say(format_args!("serving {} in the kernel's place", served.server.provider()));
+    }
+}
+
+/// Something that a program does once, its forked children included.
+struct Once(AtomicPtr<AtomicBool>);
+
+static SAID: Once = Once(AtomicPtr::new(std::ptr::null_mut()));
+
+impl Once {
+    /// Makes the flag: in a page that forked processes share.
+    fn share(&self) {
+        const PAGE: usize = 4096;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let nowhere = std::ptr::null_mut::<AtomicBool>();
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let page = result(unsafe { system!(SYS_mmap, nowhere, PAGE, protection, flags, -1, 0) });
+        self.0.store(page.map_or(nowhere, |page| page as *mut AtomicBool), Ordering::Relaxed);
+    }
+
+    /// Whether nobody has asked this before.
+    fn is_first(&self) -> bool {
+        // SAFETY: null, or the page made above: zeroed, never unmapped, and only ever used as this atomic.
+        unsafe { self.0.load(Ordering::Relaxed).as_ref() }
+            .is_some_and(|said| !said.swap(true, Ordering::Relaxed))
     }
 }
 
@@ -129,6 +153,7 @@ extern "C" fn construct() {
     match settings {
         Ok(Some(settings)) => {
             let _ = SETTINGS.set(settings);
+            SAID.share();
             process::adopt();
             fault::install();
             gate::guard_forks();
@@ -145,7 +170,8 @@ extern "C" fn construct() {
 /// Gives back what the program still has open when it ends by `exit`: devices are quiet then.
 extern "C" fn destruct() {
     if is_on() && !process::is_borrowed() {
-        crate::hooks::close_all();
+        // The exit status is the program's, whatever happens here.
+        let _ = std::panic::catch_unwind(crate::hooks::close_all);
     }
 }
 

@@ -67,11 +67,14 @@ const LIMIT: usize = PIECE * PIECES;
 
 type Notes = [AtomicU32; PIECE];
 
-/// The notes: 0, or twice the slot's number plus one (counted from 1) for a descriptor that is closed on exec.
+/// The notes: 0, or twice the slot's number (counted from 1) plus one for a descriptor that is closed on exec, or [`ENGINES`].
 static NOTES: [AtomicPtr<Notes>; PIECES] = [const { AtomicPtr::new(ptr::null_mut()) }; PIECES];
 
-/// How many descriptors are served.
-static SERVED: AtomicUsize = AtomicUsize::new(0);
+/// The note of a descriptor that is the engine's own.
+const ENGINES: u32 = u32::MAX;
+
+/// How many descriptors are noted.
+static NOTED: AtomicUsize = AtomicUsize::new(0);
 
 struct Slot {
     /// Who uses it: each descriptor and each call under way. 0: free.
@@ -124,6 +127,12 @@ fn note(fd: c_int) -> Option<&'static AtomicU32> {
     unsafe { (*notes).get(fd % PIECE) }
 }
 
+/// The slot that a note names.
+#[inline]
+fn number(note: u32) -> Option<u32> {
+    if note == ENGINES { None } else { (note >> 1).checked_sub(1) }
+}
+
 fn slot(number: u32) -> Option<&'static Slot> {
     let number = number as usize;
     let slots = SLOTS.get(number / SLOTS_PER_PIECE)?;
@@ -164,12 +173,6 @@ impl Kept {
         Some(Self { number, slot })
     }
 
-    /// Whether both are the same open file description.
-    #[cfg(test)]
-    fn is(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-
     /// As a note: this reference is the descriptor's from now on.
     fn into_note(self, close_on_exec: bool) -> u32 {
         let note = ((self.number + 1) << 1) | u32::from(close_on_exec);
@@ -179,7 +182,7 @@ impl Kept {
 
     /// The reference that a note was.
     fn from_note(note: u32) -> Option<Self> {
-        let number = (note >> 1).checked_sub(1)?;
+        let number = number(note)?;
         Some(Self { number, slot: slot(number)? })
     }
 }
@@ -213,16 +216,22 @@ impl Drop for Kept {
     }
 }
 
-/// Whether any descriptor is served.
+/// Whether any descriptor is noted.
 #[inline]
 pub(crate) fn is_any() -> bool {
-    SERVED.load(Ordering::Relaxed) > 0
+    NOTED.load(Ordering::Relaxed) > 0
 }
 
 /// Whether this descriptor is served.
 #[inline]
 pub(crate) fn is_served(fd: c_int) -> bool {
-    note(fd).is_some_and(|note| note.load(Ordering::Acquire) != 0)
+    note(fd).is_some_and(|note| number(note.load(Ordering::Acquire)).is_some())
+}
+
+/// Whether this descriptor is the engine's own.
+#[inline]
+pub(crate) fn is_engines(fd: c_int) -> bool {
+    note(fd).is_some_and(|note| note.load(Ordering::Acquire) == ENGINES)
 }
 
 /// What a served descriptor is open on; `None` for all others.
@@ -231,7 +240,7 @@ pub(crate) fn get(fd: c_int) -> Option<Kept> {
     let note = note(fd)?;
     loop {
         let noted = note.load(Ordering::Acquire);
-        let number = (noted >> 1).checked_sub(1)?;
+        let number = number(noted)?;
         // Counted after the slot was emptied, or filled anew: then the note is another one by now.
         if let Some(kept) = Kept::count(number)
             && note.load(Ordering::Acquire) >> 1 == noted >> 1
@@ -243,7 +252,7 @@ pub(crate) fn get(fd: c_int) -> Option<Kept> {
 
 /// Whether a served descriptor is closed on exec.
 pub(crate) fn closes_on_exec(fd: c_int) -> bool {
-    note(fd).is_some_and(|note| note.load(Ordering::Acquire) & 1 != 0)
+    is_served(fd) && note(fd).is_some_and(|note| note.load(Ordering::Acquire) & 1 != 0)
 }
 
 /// The right to change notes, with the descriptors that they are of.
@@ -264,32 +273,41 @@ impl Change {
     /// # Errors
     /// EMFILE: the number is too large to be served.
     pub(crate) fn set(&self, fd: c_int, kept: Kept, close_on_exec: bool) -> Result<Option<Kept>, Errno> {
-        let number = fd as u32 as usize;
-        let notes = NOTES.get(number / PIECE).ok_or(Errno::EMFILE)?;
-        let notes = piece(notes, || [const { AtomicU32::new(0) }; PIECE]);
-        let note = notes.get(number % PIECE).ok_or(Errno::EMFILE)?;
-        SERVED.fetch_add(1, Ordering::Relaxed);
-        let old = Kept::from_note(note.swap(kept.into_note(close_on_exec), Ordering::AcqRel));
-        if old.is_some() {
-            SERVED.fetch_sub(1, Ordering::Relaxed);
+        let place = Self::place(fd).ok_or(Errno::EMFILE)?;
+        Ok(Self::swap(place, kept.into_note(close_on_exec)))
+    }
+
+    /// Notes a descriptor as the engine's own, where that can be noted.
+    pub(crate) fn set_engines(&self, fd: c_int) {
+        if let Some(place) = Self::place(fd) {
+            drop(Self::swap(place, ENGINES));
         }
-        Ok(old)
     }
 
     /// Forgets a descriptor; what it was noted as is given back.
     pub(crate) fn clear(&self, fd: c_int) -> Option<Kept> {
-        let old = Kept::from_note(note(fd)?.swap(0, Ordering::AcqRel));
-        if old.is_some() {
-            SERVED.fetch_sub(1, Ordering::Relaxed);
-        }
-        old
+        Self::swap(note(fd)?, 0)
+    }
+
+    fn place(fd: c_int) -> Option<&'static AtomicU32> {
+        let number = fd as u32 as usize;
+        let notes = piece(NOTES.get(number / PIECE)?, || [const { AtomicU32::new(0) }; PIECE]);
+        notes.get(number % PIECE)
+    }
+
+    fn swap(place: &AtomicU32, new: u32) -> Option<Kept> {
+        let old = place.swap(new, Ordering::AcqRel);
+        match (old, new) {
+            (0, 1..) => NOTED.fetch_add(1, Ordering::Relaxed),
+            (1.., 0) => NOTED.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        Kept::from_note(old)
     }
 
     /// Notes whether a served descriptor is closed on exec.
     pub(crate) fn set_close_on_exec(&self, fd: c_int, close: bool) {
-        if let Some(note) = note(fd)
-            && note.load(Ordering::Acquire) != 0
-        {
+        if let Some(note) = note(fd).filter(|_| is_served(fd)) {
             if close {
                 note.fetch_or(1, Ordering::AcqRel);
             } else {
@@ -298,8 +316,17 @@ impl Change {
         }
     }
 
-    /// The served descriptors in `first..=last`.
+    /// The served descriptors in `first..=last`, in their order.
     pub(crate) fn served(&self, first: u32, last: u32) -> Vec<c_int> {
+        Self::all(first, last, is_served)
+    }
+
+    /// The engine's own descriptors in `first..=last`, in their order.
+    pub(crate) fn engines(&self, first: u32, last: u32) -> Vec<c_int> {
+        Self::all(first, last, is_engines)
+    }
+
+    fn all(first: u32, last: u32, is: impl Fn(c_int) -> bool) -> Vec<c_int> {
         let mut all = Vec::new();
         for (number, notes) in (0..).zip(&NOTES) {
             let base = number * PIECE as u32;
@@ -307,7 +334,7 @@ impl Change {
                 continue;
             }
             let range = base.max(first)..=(base + (PIECE as u32 - 1)).min(last);
-            all.extend(range.map(|fd| fd as c_int).filter(|&fd| is_served(fd)));
+            all.extend(range.map(|fd| fd as c_int).filter(|&fd| is(fd)));
         }
         all
     }
@@ -319,4 +346,129 @@ impl Change {
 /// ENOMEM: there are too many.
 pub(crate) fn describe(what: Open, access: c_int) -> Result<Kept, Errno> {
     Kept::new(Description { what, access, position: AtomicU64::new(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use noiommu::serve::{Caller, FileOperations};
+
+    use super::*;
+
+    /// A file that knows whether it is still open.
+    struct Counted {
+        open: AtomicBool,
+        alive: Arc<AtomicUsize>,
+    }
+
+    impl FileOperations for Counted {
+        fn ioctl(&self, _: Caller<'_>, _: u32, _: u64) -> Result<i64, Errno> {
+            Ok(i64::from(self.open.load(Ordering::SeqCst)))
+        }
+
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.open.store(false, Ordering::SeqCst);
+            self.alive.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn new(alive: &Arc<AtomicUsize>) -> Kept {
+        alive.fetch_add(1, Ordering::SeqCst);
+        let file = Arc::new(Counted { open: AtomicBool::new(true), alive: alive.clone() });
+        describe(Open::File(file, None), libc::O_RDWR).unwrap()
+    }
+
+    fn is_open(kept: &Kept) -> bool {
+        let counted = kept.file().unwrap().as_any().downcast_ref::<Counted>().unwrap();
+        counted.open.load(Ordering::SeqCst)
+    }
+
+    // Descriptors that the test process does not have, so that nothing else touches their notes.
+
+    #[test]
+    fn a_file_lives_until_its_last_user() {
+        const FD: c_int = 5000;
+        let alive = Arc::new(AtomicUsize::new(0));
+        assert!(get(FD).is_none() && !is_served(FD));
+        assert!(change(|change| change.set(FD, new(&alive), true)).unwrap().is_none());
+        assert!(is_served(FD) && closes_on_exec(FD) && is_any());
+        change(|change| change.set_close_on_exec(FD, false));
+        assert!(!closes_on_exec(FD));
+        let user = get(FD).unwrap();
+        assert_eq!(change(|change| change.served(4990, 5010)), [FD]);
+        let replaced = change(|change| change.set(FD, new(&alive), false)).unwrap();
+        assert_eq!(alive.load(Ordering::SeqCst), 2);
+        drop(replaced);
+        assert!(is_open(&user) && alive.load(Ordering::SeqCst) == 2);
+        drop(user);
+        assert_eq!(alive.load(Ordering::SeqCst), 1);
+        drop(change(|change| change.clear(FD)));
+        assert!(alive.load(Ordering::SeqCst) == 0 && get(FD).is_none());
+        assert!(change(|change| change.clear(FD)).is_none());
+    }
+
+    #[test]
+    fn the_engines_are_not_served() {
+        const FD: c_int = 5100;
+        change(|change| change.set_engines(FD));
+        assert!(is_engines(FD) && !is_served(FD) && get(FD).is_none() && !closes_on_exec(FD));
+        assert_eq!(
+            change(|change| (change.engines(5000, 5200), change.served(5100, 5100))),
+            (vec![FD], vec![])
+        );
+        change(|change| {
+            change.set_close_on_exec(FD, false);
+            assert!(change.clear(FD).is_none());
+        });
+        assert!(!is_engines(FD));
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_served() {
+        let alive = Arc::new(AtomicUsize::new(0));
+        for fd in [LIMIT as c_int, c_int::MAX, -1] {
+            assert_eq!(change(|change| change.set(fd, new(&alive), false)).err(), Some(Errno::EMFILE));
+            assert!(get(fd).is_none() && !is_served(fd) && !is_engines(fd));
+        }
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
+
+    /// Readers, and others that change what the descriptors are open on: whoever finds a file finds it open.
+    #[test]
+    fn readers_and_changes_at_once() {
+        const FIRST: c_int = 6000;
+        let alive = Arc::new(AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for seed in 0..4 {
+                let alive = alive.clone();
+                scope.spawn(move || {
+                    for round in 0..20_000 {
+                        let fd = FIRST + (round * 7 + seed) % 3;
+                        match (round + seed) % 4 {
+                            0 => drop(change(|change| change.set(fd, new(&alive), false)).unwrap()),
+                            1 => drop(change(|change| change.clear(fd))),
+                            _ => {
+                                if let Some(kept) = get(fd) {
+                                    assert!(is_open(&kept));
+                                    assert!(is_open(&kept.clone()));
+                                }
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        drop(change(|change| (FIRST..FIRST + 3).map(|fd| change.clear(fd)).collect::<Vec<_>>()));
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
 }

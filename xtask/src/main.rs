@@ -48,6 +48,8 @@ enum Guest {
     NvmeIdentify(vm::OnKernel),
     /// All conformance cases, answered by a kernel or through the preload library
     Conformance(vm::OnKernel),
+    /// Random sequences of calls, answered by the reference kernel and through the preload library
+    FuzzUapi(vm::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +70,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
         Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
+        Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }

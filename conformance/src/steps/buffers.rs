@@ -60,7 +60,7 @@ fn buffer(world: &mut World<'_>, words: &[String]) -> Answer {
         runs.push(world.value(run)?);
     }
     let runs = (!runs.is_empty()).then_some(runs.as_slice());
-    if let Err(errno) = world.memory.make(&name, length, address, kind, runs)? {
+    if let Err(errno) = world.memory.make(&name, length, address, kind, runs) {
         return Ok(names::errno(errno));
     }
     let protection = match () {
@@ -144,7 +144,7 @@ fn get(world: &mut World<'_>, words: &[String]) -> Answer {
 fn ranges(world: &mut World<'_>, words: &[String]) -> Answer {
     let name = word(words, 0)?;
     let address = world.memory.place(PAGE, PAGE);
-    if let Err(errno) = world.memory.make(name, PAGE, address, Kind::Untouched, None)? {
+    if let Err(errno) = world.memory.make(name, PAGE, address, Kind::Untouched, None) {
         return Ok(names::errno(errno));
     }
     for (at, range) in (address..).step_by(16).zip(words.get(1..).unwrap_or_default()) {

@@ -18,6 +18,9 @@ pub(super) fn step(world: &mut World<'_>, verb: &str, words: &[String]) -> Optio
         "write" | "pwrite" => write(world, words, verb == "pwrite"),
         "poll" => poll(world, words),
         "eventfd" => eventfd(world, words),
+        "socketpair" => socketpair(world, words),
+        "pass" => pass(world, words),
+        "receive" => receive(world, words),
         "stat" => stat(world, words),
         "fstat" => word(words, 0).and_then(|name| Ok(about(sys::fstat(world.file(name)?), None))),
         "access" => access(world, words),
@@ -260,6 +263,30 @@ fn eventfd(world: &mut World<'_>, words: &[String]) -> Answer {
     let initial = words.get(1).map_or(Ok(0), |value| world.value(value))?;
     let result = sys::eventfd(initial as u32);
     world.files.insert(word(words, 0)?.to_owned(), result.unwrap_or(-1));
+    quiet(result)
+}
+
+/// `socketpair NAME NAME`.
+fn socketpair(world: &mut World<'_>, words: &[String]) -> Answer {
+    match sys::socketpair() {
+        Ok((one, other)) => {
+            world.files.insert(word(words, 0)?.to_owned(), one);
+            world.files.insert(word(words, 1)?.to_owned(), other);
+            Ok(String::new())
+        }
+        Err(errno) => Ok(names::errno(errno)),
+    }
+}
+
+/// `pass SOCKET FILE`: sends a descriptor.
+fn pass(world: &mut World<'_>, words: &[String]) -> Answer {
+    quiet(sys::send_file(world.file(word(words, 0)?)?, world.file(word(words, 1)?)?))
+}
+
+/// `receive SOCKET NAME`: takes a descriptor.
+fn receive(world: &mut World<'_>, words: &[String]) -> Answer {
+    let result = sys::receive_file(world.file(word(words, 0)?)?);
+    world.files.insert(word(words, 1)?.to_owned(), result.unwrap_or(-1));
     quiet(result)
 }
 

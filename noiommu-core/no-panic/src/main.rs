@@ -159,7 +159,7 @@ impl Process<u64> for Somebody {
         address
     }
 
-    fn file_backing(&self, _: i32, offset: u64) -> Result<u64, Errno> {
+    fn file_backing(&self, _: i32, offset: u64, _: u64) -> Result<u64, Errno> {
         if unknown() == 0 { Err(Errno::EBADF) } else { Ok(offset) }
     }
 

@@ -52,7 +52,7 @@ impl<P: Platform> Context<P> {
         self.iova_alignment(ioas)?;
         IovaRange::with_length(Iova(call.start), call.length)?;
         let request = MapRequest {
-            backing: process.file_backing(call.fd, call.start & !PAGE_MASK)?,
+            backing: process.file_backing(call.fd, call.start, call.length)?,
             address: call.start,
             length: call.length,
             access,

@@ -30,11 +30,12 @@ pub trait Process<B> {
     /// Names its memory from `address` on, a multiple of 4 KiB. Nothing is looked at yet.
     fn user_backing(&self, address: u64) -> B;
 
-    /// Names the memory of an open file of its from `offset` on, a multiple of 4 KiB.
+    /// Names the memory of an open file of its, from the page on that holds the byte at `start`; `length` bytes from there will be
+    /// mapped, at least one.
     ///
     /// # Errors
-    /// EBADF: no such descriptor.
-    fn file_backing(&self, descriptor: i32, offset: u64) -> Result<B, Errno>;
+    /// EBADF: no such descriptor. For memory of a device: EINVAL: it has not so many bytes; ENODEV: it has been taken back.
+    fn file_backing(&self, descriptor: i32, start: u64, length: u64) -> Result<B, Errno>;
 
     /// Gives it a new descriptor for a fault queue. When that is closed, [`Context::fault_queue_closed`] is due.
     ///

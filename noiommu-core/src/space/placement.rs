@@ -120,10 +120,16 @@ pub fn automatic_iova<T: Copy, const N: usize>(
     request: Placement,
 ) -> Result<Iova, Errno> {
     let fit = request.fit()?;
+    // Holes count from the first place in the window that fits, as the kernel has it: with an offset in the page this can be
+    // lower than what a hole that begins there would give.
+    let search = |window: IovaRange| {
+        let first = fit.place(window)?;
+        space.find_gap(IovaRange::new(first, window.last())?, fit)
+    };
     let found = if allowed.ranges.is_empty() {
-        space.find_gap(WINDOW, fit)
+        search(WINDOW)
     } else {
-        allowed.joined().filter_map(within_window).find_map(|window| space.find_gap(window, fit))
+        allowed.joined().filter_map(within_window).find_map(search)
     };
     found.ok_or(Errno::ENOSPC)
 }

@@ -164,7 +164,9 @@ impl Model {
             if first > last {
                 continue;
             }
-            if let Some(iova) = self.find_gap(range(first, last), fit) {
+            // From the first place that fits if nothing were there.
+            let Some(first) = fit.place(range(first, last)) else { continue };
+            if let Some(iova) = self.find_gap(range(first.0, last), fit) {
                 return Ok(iova);
             }
         }

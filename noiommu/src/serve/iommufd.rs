@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::Caller as Privileges;
 use noiommu_core::{Context, Errno, ObjectId, UserMemory};
+use rustix::fs::OFlags;
 
 use super::fault_queue::FaultQueueFile;
-use super::file::{Caller, FileOperations};
-use super::memory::ServedMemory;
+use super::file::{Caller, FileOperations, MmapRequest};
+use super::memory::{BarSlice, ServedBacking, ServedMemory};
 use crate::memory::Backing;
 
 /// A context that open files and bound devices share; it ends with the last of them.
@@ -21,6 +22,8 @@ pub(super) struct Iommufd {
 
 impl Iommufd {
     pub(super) fn new(memory: &ServedMemory) -> Arc<Self> {
+        // What may be locked is asked of who opens, as far as the kernel lets us.
+        memory.prepare();
         Arc::new(Self { context: Mutex::new(Context::new(memory.clone())) })
     }
 
@@ -44,6 +47,17 @@ impl FileOperations for IommufdFile {
         Ok(i64::from(answer))
     }
 
+    // Only what a hardware queue offers can be mapped, and there is none.
+    unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
+        if request.flags & libc::MAP_TYPE == libc::MAP_PRIVATE {
+            Err(Errno::EINVAL)
+        } else if request.protection & libc::PROT_EXEC != 0 {
+            Err(Errno::EPERM)
+        } else {
+            Err(Errno::ENXIO)
+        }
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -57,7 +71,7 @@ struct Calling<'a> {
     opened: RefCell<Option<Arc<FaultQueueFile>>>,
 }
 
-impl Process<Backing> for Calling<'_> {
+impl Process<ServedBacking> for Calling<'_> {
     fn memory(&self) -> &dyn UserMemory {
         self.caller.user
     }
@@ -66,13 +80,18 @@ impl Process<Backing> for Calling<'_> {
         crate::memory::caller()
     }
 
-    fn user_backing(&self, address: u64) -> Backing {
+    fn user_backing(&self, address: u64) -> ServedBacking {
         // Addresses are 64 bits wide wherever this runs.
-        Backing::User(address as usize)
+        ServedBacking::Memory(Backing::User(address as usize))
     }
 
-    fn file_backing(&self, descriptor: i32, offset: u64) -> Result<Backing, Errno> {
-        Ok(Backing::File(Arc::new(duplicate(descriptor)?), offset))
+    fn file_backing(&self, descriptor: i32, start: u64, length: u64) -> Result<ServedBacking, Errno> {
+        let served = self.caller.descriptors.get(descriptor);
+        if let Some(slice) = served.ok().and_then(|file| BarSlice::new(&file, start, length)) {
+            return slice.map(ServedBacking::Bar);
+        }
+        let page = start & !0xfff;
+        Ok(ServedBacking::Memory(Backing::File(Arc::new(duplicate(descriptor)?), page)))
     }
 
     fn open_fault_queue(&self, queue: ObjectId) -> Result<i32, Errno> {
@@ -100,18 +119,18 @@ fn duplicate(descriptor: i32) -> Result<OwnedFd, Errno> {
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     let copy = rustix::io::fcntl_dupfd_cloexec(borrowed, 0)
         .map_err(|error| Errno::from_raw(error.raw_os_error()).unwrap_or(Errno::EBADF))?;
-    Ok(reopened_for_writing(copy))
+    let flags = rustix::fs::fcntl_getfl(&copy).map_err(|_| Errno::EBADF)?;
+    // A descriptor of a place (O_PATH) is no open file.
+    if flags.contains(OFlags::PATH) {
+        return Err(Errno::EBADF);
+    }
+    Ok(if flags & OFlags::ACCMODE == OFlags::RDWR { copy } else { reopened_for_writing(copy) })
 }
 
 /// Memory is pinned through a mapping for writing, whatever the caller's descriptor allows; the kernel's own iommufd does not
 /// look at that. So a file that was opened for reading is opened anew, if that may be done.
 fn reopened_for_writing(file: OwnedFd) -> OwnedFd {
-    let writable = rustix::fs::fcntl_getfl(&file)
-        .is_ok_and(|flags| flags & rustix::fs::OFlags::ACCMODE == rustix::fs::OFlags::RDWR);
-    if writable {
-        return file;
-    }
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap_or(file)
 }

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use noiommu_core::Errno;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::Table;
 use noiommu_core::table::format::Access;
+use noiommu_core::{Errno, PhysAddr};
 use rustix::process::Resource;
 
+use super::devices::BarBuffer;
+use super::file::File;
 use crate::memory::{Arena, Backing, HostPins, Memory, PinChoice, SimulatedMemory};
 use crate::{Error, Result, process};
 
@@ -60,6 +62,11 @@ impl ServedMemory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.pin_kind().name()
     }
 
+    /// Has this process's source made now, with the privileges of now. If it cannot be, the first pin tells.
+    pub(super) fn prepare(&self) {
+        let _ = self.source();
+    }
+
     /// This process's source, and whether we have to count what it pins.
     fn source(&self) -> Result<(Arc<Memory>, bool)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,9 +84,62 @@ impl State {
     }
 }
 
+/// Memory that a call has named.
+pub(super) enum ServedBacking {
+    /// Of a process or a file.
+    Memory(Backing),
+    /// Of a device: a part of a BAR that was exported as a dma-buf.
+    Bar(BarSlice),
+}
+
+/// A part of an exported part of a BAR.
+pub(super) struct BarSlice {
+    file: File,
+    start: u64,
+    /// The buffer's epoch when it was named; in another one the memory has been away.
+    epoch: u64,
+}
+
+impl BarSlice {
+    /// The memory of `file`, an exported part of a BAR, from the page on that holds `start`; `None` for another file.
+    pub(super) fn new(file: &File, start: u64, length: u64) -> Option<std::result::Result<Self, Errno>> {
+        let buffer = file.as_any().downcast_ref::<BarBuffer>()?;
+        let size: u64 = buffer.ranges().iter().map(|range| range.length).sum();
+        if start.checked_add(length).is_none_or(|end| end > size) {
+            return Some(Err(Errno::EINVAL));
+        }
+        let slice = |epoch| Self { file: file.clone(), start: start & !(PAGE - 1), epoch };
+        Some(buffer.epoch().map(slice).ok_or(Errno::ENODEV))
+    }
+
+    fn buffer(&self) -> Option<&BarBuffer> {
+        self.file.as_any().downcast_ref()
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.buffer().and_then(BarBuffer::epoch) != Some(self.epoch)
+    }
+
+    /// Where `length` bytes from `offset` on are.
+    fn runs(&self, offset: u64, length: u64) -> Vec<PhysRun> {
+        let ranges = self.buffer().map(BarBuffer::ranges).unwrap_or_default();
+        let (mut skip, mut left) = (self.start.saturating_add(offset), length);
+        let mut runs = Vec::new();
+        for range in ranges {
+            let length = range.length.saturating_sub(skip).min(left);
+            if length > 0 {
+                runs.push(PhysRun { address: PhysAddr(range.start.0.saturating_add(skip)), length });
+            }
+            skip = skip.saturating_sub(range.length);
+            left -= length;
+        }
+        runs
+    }
+}
+
 impl Platform for ServedMemory {
     type Error = Error;
-    type Backing = Backing;
+    type Backing = ServedBacking;
     type Pins = ServedPins;
     type Memory = Arena;
     type Table = Arc<Table<Arena>>;
@@ -88,8 +148,12 @@ impl Platform for ServedMemory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.huge_page()
     }
 
-    fn is_file(&self, backing: &Backing) -> bool {
-        matches!(backing, Backing::File(..))
+    fn is_file(&self, backing: &ServedBacking) -> bool {
+        matches!(backing, ServedBacking::Memory(Backing::File(..)))
+    }
+
+    fn is_revoked(&self, backing: &ServedBacking) -> bool {
+        matches!(backing, ServedBacking::Bar(slice) if slice.is_revoked())
     }
 
     fn new_table(&self) -> Result<Self::Table> {
@@ -98,12 +162,17 @@ impl Platform for ServedMemory {
 
     fn pin(
         &self,
-        backing: &Backing,
+        backing: &ServedBacking,
         offset: u64,
         length: u64,
         access: Access,
         caller: Caller,
     ) -> Result<ServedPins> {
+        let backing = match backing {
+            ServedBacking::Memory(backing) => backing,
+            // A BAR stays where it is, and nobody is charged for it.
+            ServedBacking::Bar(slice) => return Ok(ServedPins::Bar(slice.runs(offset, length))),
+        };
         let (memory, exempt) = self.source()?;
         let pins = memory.pin(backing, offset, length, access, caller)?;
         // As in the kernel: what cannot be pinned is told before what may not be.
@@ -111,26 +180,31 @@ impl Platform for ServedMemory {
             true => Some(Charge::new(&self.charged, length / PAGE)?),
             false => None,
         };
-        Ok(ServedPins { pins, _charge: charge })
+        Ok(ServedPins::Memory { pins, _charge: charge })
     }
 }
 
-/// Pinned memory of the process that pinned it.
-pub(super) struct ServedPins {
-    pins: HostPins,
-    _charge: Option<Charge>,
+/// Memory that stays where it is.
+pub(super) enum ServedPins {
+    /// Pinned for the process that pinned it.
+    Memory { pins: HostPins, _charge: Option<Charge> },
+    /// A BAR.
+    Bar(Vec<PhysRun>),
 }
 
 impl Pins for ServedPins {
     type Error = Error;
 
     fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> std::result::Result<(), Errno>) -> Result<()> {
-        self.pins.runs(sink)
+        match self {
+            Self::Memory { pins, .. } => pins.runs(sink),
+            Self::Bar(runs) => Ok(runs.iter().try_for_each(|run| sink(*run))?),
+        }
     }
 }
 
 /// Pages that count as locked until this is dropped.
-struct Charge {
+pub(super) struct Charge {
     charged: Arc<AtomicU64>,
     pages: u64,
 }

@@ -6,14 +6,18 @@ mod cdev;
 mod container;
 mod device;
 pub mod devices;
+mod discovery;
 mod fault_queue;
 mod file;
 mod group;
 mod iommufd;
 mod memory;
 mod node;
+mod server;
 mod settings;
 
 pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest};
 pub use node::{Node, NodeKind};
+pub use discovery::kernel_serves;
+pub use server::{Server, check};
 pub use settings::{Provider, Settings, VARIABLE};

@@ -20,6 +20,8 @@ pub enum NodeKind {
     Device {
         /// The device's sysfs directory, under /sys/devices; `vfio-dev/noiommu-vfioN` appears in it.
         directory: PathBuf,
+        /// Files of the directory and what they say, where there really is no such directory: a simulated device.
+        attributes: Vec<(String, String)>,
     },
 }
 

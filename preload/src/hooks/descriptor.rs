@@ -4,13 +4,16 @@ use std::ffi::{c_int, c_long, c_uint};
 
 use noiommu::Errno;
 
-use super::{cancellable, interpose, kernel};
+use super::{cancellable, engine, interpose, kernel};
 use crate::paths::returned;
 use crate::raw::{result, system};
 use crate::{gate, process, table};
 
 interpose! {
     fn close(fd: c_int) -> c_int {
+        if table::is_engines(fd) && !process::is_borrowed() {
+            return close_engines(fd);
+        }
         if !table::is_served(fd) {
             return cancellable!(close, SYS_close(fd));
         }
@@ -33,8 +36,7 @@ interpose! {
             return kernel!(SYS_close_range, first, last, flags) as c_int;
         }
         let answer = changed(|change| {
-            // SAFETY: the program's own call.
-            let answer = result(unsafe { system!(SYS_close_range, first, last, flags) });
+            let answer = close_others(change, first, last, flags);
             let served = if answer.is_ok() { change.served(first, last) } else { Vec::new() };
             let closed = note_unless_borrowed(|| {
                 if flags as c_uint & libc::CLOSE_RANGE_CLOEXEC != 0 {
@@ -56,7 +58,7 @@ interpose! {
 
     fn dup(fd: c_int) -> c_int {
         if !table::is_served(fd) {
-            return kernel!(SYS_dup, fd) as c_int;
+            return engine::keep(kernel!(SYS_dup, fd) as c_int);
         }
         duplicate(fd, 0, false)
     }
@@ -92,6 +94,35 @@ interpose! {
     }
 }
 
+/// `close` of a descriptor of the engine's: for the program there is none of that number.
+fn close_engines(fd: c_int) -> c_int {
+    if !gate::is_inside() {
+        return returned(Err(Errno::EBADF)) as c_int;
+    }
+    let answer = changed(|change| {
+        let note = change.clear(fd);
+        // SAFETY: the engine's own call.
+        (result(unsafe { system!(SYS_close, fd) }), note)
+    });
+    returned(answer.map(|_| 0)) as c_int
+}
+
+/// `close_range`, with the engine's descriptors left out.
+fn close_others(change: &table::Change, first: c_uint, last: c_uint, flags: c_int) -> Result<usize, Errno> {
+    // SAFETY: the program's own call.
+    let close = |first: c_uint, last: c_uint| result(unsafe { system!(SYS_close_range, first, last, flags) });
+    let spared = if process::is_borrowed() { Vec::new() } else { change.engines(first, last) };
+    let mut begin = first;
+    let mut answer = Ok(0);
+    for fd in spared.into_iter().map(|fd| fd as c_uint) {
+        if begin < fd {
+            answer = answer.and(close(begin, fd - 1));
+        }
+        begin = fd + 1;
+    }
+    if begin > last && begin > first { answer } else { answer.and_then(|_| close(begin, last)) }
+}
+
 /// Changes descriptors and notes together. What `work` gives back besides its answer is released after it.
 fn changed<T, Released>(work: impl FnOnce(&table::Change) -> (T, Released)) -> T {
     gate::engine(|| table::change(work).0)
@@ -105,7 +136,12 @@ fn note_unless_borrowed<T>(note: impl FnOnce() -> Option<T>) -> Option<T> {
 /// `fcntl`.
 fn control(fd: c_int, command: c_int, argument: usize) -> c_int {
     if !table::is_served(fd) {
-        return cancellable!(fcntl, SYS_fcntl(fd, command, argument));
+        let answer = cancellable!(fcntl, SYS_fcntl(fd, command, argument));
+        return if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
+            engine::keep(answer)
+        } else {
+            answer
+        };
     }
     match command {
         libc::F_DUPFD => duplicate(fd, argument, false),
@@ -121,7 +157,12 @@ fn control(fd: c_int, command: c_int, argument: usize) -> c_int {
 
 /// Notes whether the program wants a served descriptor closed on exec. (The kernel's flag is always set.)
 pub(crate) fn set_close_on_exec(fd: c_int, close: bool) {
-    changed(|change| (note_unless_borrowed(|| Some(change.set_close_on_exec(fd, close))), ()));
+    changed(|change| {
+        if !process::is_borrowed() {
+            change.set_close_on_exec(fd, close);
+        }
+        ((), ())
+    });
 }
 
 /// A served descriptor once more, under the lowest free number from `lowest` on.
@@ -151,6 +192,9 @@ fn duplicate(fd: c_int, lowest: usize, close_on_exec: bool) -> c_int {
 
 /// `dup3`, and `dup2` of two different descriptors.
 fn replace(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    if table::is_engines(to) && !process::is_borrowed() {
+        return returned(Err(Errno::EBUSY)) as c_int;
+    }
     if !table::is_served(fd) && !table::is_served(to) {
         return kernel!(SYS_dup3, fd, to, flags) as c_int;
     }

@@ -20,13 +20,27 @@ struct Stream {
     /// The C library's, as a number: it is only ever compared.
     stream: usize,
     /// What is ours in it.
-    entries: Vec<&'static Entry>,
+    entries: Vec<Listed>,
     /// Whether the kernel has no such directory.
     is_ours: bool,
     /// The next of our entries; `None` while the kernel's are read.
     next: Option<usize>,
     /// The entry last given, which stays until the next one is asked for.
     given: Box<dirent>,
+}
+
+/// An entry of a directory.
+#[derive(Clone)]
+struct Listed {
+    name: Vec<u8>,
+    inode: u64,
+    kind: u8,
+}
+
+impl Listed {
+    fn new(entry: &Entry) -> Self {
+        Self { name: entry.name().to_vec(), inode: entry.inode(), kind: entry.kind() }
+    }
 }
 
 impl Stream {
@@ -64,7 +78,7 @@ interpose! {
                 unsafe { super::descriptor::close(fd) };
                 return Err(Errno::ENOMEM);
             }
-            keep(stream, state::served().overlay.children(&entry.path).collect(), true);
+            keep(stream, all_of(entry), true);
             Ok(stream as c_long)
         };
         match route(AT_FDCWD, path, true, kernel, ours) {
@@ -79,7 +93,7 @@ interpose! {
             return stream;
         }
         match table::get(fd).map(|kept| kept.entry()) {
-            Some(Some(entry)) => keep(stream, state::served().overlay.children(&entry.path).collect(), true),
+            Some(Some(entry)) => keep(stream, all_of(entry), true),
             Some(None) => {}
             None => look_for_ours(stream, ptr::null()),
         }
@@ -135,7 +149,7 @@ interpose! {
     }
 
     fn seekdir(stream: *mut DIR, place: c_long) {
-        let next = if place <= -2 { usize::try_from(-2 - place).ok() } else { None };
+        let next = usize::try_from((-2_i64).saturating_sub(place)).ok();
         let sought = with(stream, |streams, at| {
             streams[at].begin();
             if next.is_some() {
@@ -177,8 +191,15 @@ fn with<R>(stream: *mut DIR, work: impl FnOnce(&mut Vec<Stream>, usize) -> R) ->
     gate::engine(|| without_signals(find))
 }
 
+/// What is in a directory that the kernel does not have.
+fn all_of(directory: &Entry) -> Vec<Listed> {
+    let own = |name: &[u8]| Listed { name: name.to_vec(), ..Listed::new(directory) };
+    let children = state::served().overlay.children(&directory.path).map(Listed::new);
+    [own(b"."), own(b"..")].into_iter().chain(children).collect()
+}
+
 /// Remembers a stream, when there is something of ours in it.
-fn keep(stream: *mut DIR, entries: Vec<&'static Entry>, is_ours: bool) {
+fn keep(stream: *mut DIR, entries: Vec<Listed>, is_ours: bool) {
     if entries.is_empty() && !is_ours {
         return;
     }
@@ -212,7 +233,8 @@ fn look_for_ours(stream: *mut DIR, path: *const c_char) {
     let fd = unsafe { libc::dirfd(stream) };
     let entries = gate::engine(|| {
         let path = paths::of_descriptor(fd)?;
-        may_have_ours(&path).then(|| state::served().overlay.children(&path).collect::<Vec<_>>())
+        may_have_ours(&path)
+            .then(|| state::served().overlay.children(&path).map(Listed::new).collect::<Vec<_>>())
     });
     if let Some(entries) = entries {
         keep(stream, entries, false);
@@ -238,45 +260,41 @@ fn may_have_ours(path: &[u8]) -> bool {
 
 /// `readdir`.
 fn next_entry(stream: *mut DIR) -> *mut dirent {
-    let Some((ours, mut next)) =
-        with(stream, |streams, place| (streams[place].entries.clone(), streams[place].next))
-    else {
+    let Some(next) = with(stream, |streams, place| streams[place].next) else {
         return library!(readdir(stream));
     };
-    let errno = last_errno();
     if next.is_none() {
+        let errno = last_errno();
         set_errno(0);
         let entry = library!(readdir(stream));
-        if !entry.is_null() || last_errno() != 0 {
-            if !entry.is_null() {
-                set_errno(errno);
-            }
+        let failed = last_errno();
+        set_errno(if failed == 0 || !entry.is_null() { errno } else { failed });
+        if !entry.is_null() || failed != 0 {
             return entry;
         }
-        set_errno(errno);
-        next = Some(0);
     }
     // SAFETY: the program's stream.
     let fd = unsafe { libc::dirfd(stream) };
-    let from = next.unwrap_or(0);
     // What the kernel has too, it has listed.
-    let is_listed = |entry: &Entry| !table::is_served(fd) && is_in(fd, entry.name());
-    let found = ours.iter().enumerate().skip(from).find(|(_, entry)| !is_listed(entry));
-    with(stream, |streams, place| {
+    let is_listed = |entry: &Listed| !table::is_served(fd) && is_in(fd, &entry.name);
+    let step = |streams: &mut Vec<Stream>, place: usize| {
         let known = &mut streams[place];
-        match found {
-            Some((number, entry)) => {
-                known.next = Some(number + 1);
-                fill(&mut known.given, entry, number);
-                ptr::from_mut::<dirent>(&mut known.given)
-            }
-            None => {
-                known.next = Some(known.entries.len());
-                ptr::null_mut()
-            }
+        let number = known.next.unwrap_or(0);
+        let entry = known.entries.get(number).cloned();
+        known.next = Some(number + usize::from(entry.is_some()));
+        (number, entry)
+    };
+    loop {
+        let Some((number, Some(entry))) = with(stream, step) else { return ptr::null_mut() };
+        if !is_listed(&entry) {
+            let give = |streams: &mut Vec<Stream>, place: usize| {
+                let given = &mut streams[place].given;
+                fill(given, &entry, number);
+                ptr::from_mut::<dirent>(given)
+            };
+            return with(stream, give).unwrap_or(ptr::null_mut());
         }
-    })
-    .unwrap_or(ptr::null_mut())
+    }
 }
 
 /// Whether the kernel has this name in a directory.
@@ -290,13 +308,12 @@ fn is_in(directory: c_int, name: &[u8]) -> bool {
     }
 }
 
-fn fill(into: &mut dirent, entry: &Entry, number: usize) {
-    into.d_ino = entry.inode();
+fn fill(into: &mut dirent, entry: &Listed, number: usize) {
+    into.d_ino = entry.inode;
     into.d_off = -3 - number as i64;
-    into.d_type = entry.kind();
-    let name = entry.name();
-    let length = name.len().min(into.d_name.len() - 1);
-    for (to, &from) in into.d_name.iter_mut().zip(name.iter().take(length).chain(&[0])) {
+    into.d_type = entry.kind;
+    let length = entry.name.len().min(into.d_name.len() - 1);
+    for (to, &from) in into.d_name.iter_mut().zip(entry.name.iter().take(length).chain(&[0])) {
         *to = from as c_char;
     }
     into.d_reclen = (offset_of!(dirent, d_name) + length + 1).next_multiple_of(8) as u16;
@@ -397,7 +414,7 @@ const _: () = assert!(size_of::<Glob>() == size_of::<glob_t>());
 
 /// `glob`: told to use the functions above, for patterns that may find something of ours.
 fn matching(pattern: *const c_char, flags: c_int, error: GlobError, into: *mut glob_t) -> c_int {
-    const ALTDIRFUNC: c_int = 1 << 6;
+    const ALTDIRFUNC: c_int = 1 << 9;
     let mut begin = [0; 5];
     let is_near = state::is_on()
         && !gate::is_inside()

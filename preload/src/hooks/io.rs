@@ -8,7 +8,7 @@ use noiommu::Errno;
 use noiommu::serve::{Caller, File, FileKind};
 use noiommu_core::UserMemory as _;
 
-use super::{Program, cancellable, descriptor, interpose, kernel, library};
+use super::{Program, cancellable, descriptor, engine, interpose, kernel, library};
 use crate::copy::Memory;
 use crate::gate;
 use crate::paths::returned;
@@ -17,6 +17,9 @@ use crate::table::{self, Kept};
 
 /// As many bytes as the kernel moves at once.
 const MOST: u64 = (i32::MAX as u64) & !4095;
+
+/// The call of the kernel's that answers a descriptor.
+const VFIO_GROUP_GET_DEVICE_FD: u32 = 0x3b6a;
 
 // What the kernel answers for every file before the file is asked.
 const FIGETBSZ: u32 = 2;
@@ -27,7 +30,8 @@ const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
 interpose! {
     fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
         let Some(kept) = table::get(fd) else {
-            return kernel!(SYS_ioctl, fd, request, argument) as c_int;
+            let answer = kernel!(SYS_ioctl, fd, request, argument) as c_int;
+            return if request as u32 == VFIO_GROUP_GET_DEVICE_FD { engine::keep(answer) } else { answer };
         };
         let Some(file) = kept.file() else {
             return kernel!(SYS_ioctl, fd, request, argument) as c_int;
@@ -314,10 +318,10 @@ fn through(kept: &Kept, way: Way, pieces: &[(u64, u64)], begin: u64, stands: boo
     let mut total = 0_u64;
     let mut outcome = Ok(());
     for &(address, length) in pieces {
-        let length = length.min(MOST - total);
+        let length = length.min(MOST.saturating_sub(total));
         match ask(|caller| way.ask(file, caller, address, length, begin.wrapping_add(total))) {
             Ok(bytes) => {
-                total += bytes;
+                total = total.saturating_add(bytes);
                 if bytes != length || total >= MOST {
                     break;
                 }

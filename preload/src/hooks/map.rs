@@ -116,7 +116,7 @@ fn over(begin: u64, length: u64, call: impl FnOnce() -> Result<usize, Errno>) ->
 fn map(kept: &Kept, request: MmapRequest) -> Result<c_long, Errno> {
     const PAGE: u64 = 4096;
     let Some(file) = kept.file() else { return Err(Errno::EBADF) };
-    if request.offset % PAGE != 0 || request.length == 0 || request.flags & libc::MAP_HUGETLB != 0 {
+    if !request.offset.is_multiple_of(PAGE) || request.length == 0 || request.flags & libc::MAP_HUGETLB != 0 {
         return Err(Errno::EINVAL);
     }
     let length = request.length.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;

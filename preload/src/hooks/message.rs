@@ -1,6 +1,7 @@
 //! Descriptors sent to other processes: served ones cannot be, as what they are open on lives in this one.
 
 use std::ffi::{c_int, c_uint};
+use std::mem::offset_of;
 
 use libc::{cmsghdr, mmsghdr, msghdr, ssize_t};
 use noiommu::Errno;
@@ -22,7 +23,7 @@ interpose! {
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
         /// As many as the kernel takes.
         const MOST: c_uint = 1024;
-        let each = (0..u64::from(count.min(MOST))).map(|number| messages as u64 + number * size_of::<mmsghdr>() as u64);
+        let each = (0..u64::from(count.min(MOST))).map(|number| (messages as u64).wrapping_add(number * size_of::<mmsghdr>() as u64));
         if table::is_any() && each.into_iter().any(has_served) {
             return returned(Err(Errno::EINVAL)) as c_int;
         }
@@ -44,8 +45,8 @@ fn find_served(message: u64) -> Result<bool, Errno> {
         memory.read(address, &mut bytes)?;
         Ok(u64::from_ne_bytes(bytes))
     };
-    let control = word(message + std::mem::offset_of!(msghdr, msg_control) as u64)?;
-    let length = word(message + std::mem::offset_of!(msghdr, msg_controllen) as u64)? as usize;
+    let control = word(message.wrapping_add(offset_of!(msghdr, msg_control) as u64))?;
+    let length = word(message.wrapping_add(offset_of!(msghdr, msg_controllen) as u64))? as usize;
     if control == 0 || length > MOST {
         return Ok(false);
     }

@@ -158,43 +158,62 @@ interpose! {
         route(AT_FDCWD, path, false, kernel, |_| Ok(0)) as ssize_t
     }
 
-    // These would change the kernel's file behind the descriptor.
+    // Nodes cannot be changed; what is behind their descriptors could be, and must not.
+    fn chmod(path: *const c_char, mode: libc::mode_t) -> c_int {
+        change_at(AT_FDCWD, path, 0, |directory, path| kernel!(SYS_fchmodat, directory, path, mode))
+    }
+
     fn fchmod(fd: c_int, mode: libc::mode_t) -> c_int {
-        if table::is_served(fd) {
-            return unchangeable();
-        }
-        kernel!(SYS_fchmod, fd, mode) as c_int
+        change(fd, || kernel!(SYS_fchmod, fd, mode))
+    }
+
+    fn fchmodat(directory: c_int, path: *const c_char, mode: libc::mode_t, flags: c_int) -> c_int {
+        let kernel = |directory, path| library!(fchmodat(directory, path, mode, flags)).into();
+        change_at(directory, path, flags, kernel)
+    }
+
+    fn chown(path: *const c_char, user: libc::uid_t, group: libc::gid_t) -> c_int {
+        change_at(AT_FDCWD, path, 0, |directory, path| kernel!(SYS_fchownat, directory, path, user, group, 0))
+    }
+
+    fn lchown(path: *const c_char, user: libc::uid_t, group: libc::gid_t) -> c_int {
+        let flags = AT_SYMLINK_NOFOLLOW;
+        let kernel = |directory, path| kernel!(SYS_fchownat, directory, path, user, group, flags);
+        change_at(AT_FDCWD, path, flags, kernel)
     }
 
     fn fchown(fd: c_int, user: libc::uid_t, group: libc::gid_t) -> c_int {
-        if table::is_served(fd) {
-            return unchangeable();
+        change(fd, || kernel!(SYS_fchown, fd, user, group))
+    }
+
+    fn fchownat(
+        directory: c_int, path: *const c_char, user: libc::uid_t, group: libc::gid_t, flags: c_int,
+    ) -> c_int {
+        let kernel = |directory, path| kernel!(SYS_fchownat, directory, path, user, group, flags);
+        change_at(directory, path, flags, kernel)
+    }
+
+    fn utimensat(directory: c_int, path: *const c_char, times: *const libc::timespec, flags: c_int) -> c_int {
+        if path.is_null() {
+            return returned(Err(Errno::EINVAL)) as c_int;
         }
-        kernel!(SYS_fchown, fd, user, group) as c_int
+        let kernel = |directory, path| kernel!(SYS_utimensat, directory, path, times, flags);
+        change_at(directory, path, flags, kernel)
     }
 
     fn futimens(fd: c_int, times: *const libc::timespec) -> c_int {
-        if table::is_served(fd) {
-            return unchangeable();
-        }
         if fd < 0 {
             return returned(Err(Errno::EBADF)) as c_int;
         }
-        kernel!(SYS_utimensat, fd, ptr::null::<c_char>(), times, 0) as c_int
+        change(fd, || kernel!(SYS_utimensat, fd, ptr::null::<c_char>(), times, 0))
     }
 
     fn fsetxattr(fd: c_int, name: *const c_char, value: *const c_void, size: size_t, flags: c_int) -> c_int {
-        if table::is_served(fd) {
-            return unchangeable();
-        }
-        kernel!(SYS_fsetxattr, fd, name, value, size, flags) as c_int
+        change(fd, || kernel!(SYS_fsetxattr, fd, name, value, size, flags))
     }
 
     fn fremovexattr(fd: c_int, name: *const c_char) -> c_int {
-        if table::is_served(fd) {
-            return unchangeable();
-        }
-        kernel!(SYS_fremovexattr, fd, name) as c_int
+        change(fd, || kernel!(SYS_fremovexattr, fd, name))
     }
 
     fn fchdir(fd: c_int) -> c_int {
@@ -205,8 +224,24 @@ interpose! {
     }
 }
 
-fn unchangeable() -> c_int {
-    returned(Err(errno(libc::EROFS))) as c_int
+/// A change of what a descriptor is open on.
+fn change(fd: c_int, kernel: impl Fn() -> c_long) -> c_int {
+    let answer = if table::is_served(fd) { returned(Err(errno(libc::EROFS))) } else { kernel() };
+    answer as c_int
+}
+
+/// A change of what is at a path.
+fn change_at(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    kernel: impl Fn(c_int, *const c_char) -> c_long,
+) -> c_int {
+    if flags & AT_EMPTY_PATH != 0 && table::is_served(directory) && is_empty(path) {
+        return returned(Err(errno(libc::EROFS))) as c_int;
+    }
+    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
+    route(directory, path, follow, kernel, |_| Err(errno(libc::EROFS))) as c_int
 }
 
 fn write<T>(into: *mut T, from: &T) -> Result<c_long, Errno> {
@@ -360,7 +395,7 @@ fn read_descriptor_link(
     into: *mut c_char,
     room: size_t,
 ) -> Option<c_long> {
-    let kept = paths::descriptor_at(&paths::canonical(directory, path, false)?)?;
+    let kept = paths::descriptor_link(directory, path)?;
     let target = kept.entry().map_or(b"anon_inode:[vfio-device]".as_slice(), |entry| &entry.path);
     write_link(target, into, room).ok()
 }

@@ -5,6 +5,7 @@
 
 mod descriptor;
 mod directory;
+mod engine;
 mod io;
 mod map;
 mod message;
@@ -14,6 +15,8 @@ mod open;
 mod signal;
 
 use std::ffi::c_int;
+
+pub(crate) use engine::Start;
 
 use noiommu::Errno;
 use noiommu::serve::{Descriptors, File, FileKind};

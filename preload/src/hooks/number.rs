@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_long};
 use libc::AT_FDCWD;
 use noiommu_core::UserMemory as _;
 
-use super::{descriptor, interpose, io, map, metadata, open};
+use super::{descriptor, engine, interpose, io, map, message, metadata, open};
 use crate::copy::Memory;
 use crate::paths::route;
 use crate::{gate, raw};
@@ -43,7 +43,21 @@ interpose! {
                 libc::SYS_fstat => metadata::fstat(fd, b as _).into(),
                 libc::SYS_newfstatat => metadata::fstatat(fd, b as _, c as _, d as c_int).into(),
                 libc::SYS_statx => metadata::statx(fd, b as _, c as c_int, d as u32, e as _).into(),
+                #[cfg(target_arch = "x86_64")]
+                libc::SYS_stat => metadata::stat(a as _, b as _).into(),
+                #[cfg(target_arch = "x86_64")]
+                libc::SYS_lstat => metadata::lstat(a as _, b as _).into(),
+                #[cfg(target_arch = "x86_64")]
+                libc::SYS_access => metadata::access(a as _, second).into(),
+                libc::SYS_faccessat => metadata::faccessat(fd, b as _, c as c_int, 0).into(),
+                libc::SYS_faccessat2 => metadata::faccessat(fd, b as _, c as c_int, d as c_int).into(),
+                #[cfg(target_arch = "x86_64")]
+                libc::SYS_readlink => metadata::readlink(a as _, b as _, c) as c_long,
+                libc::SYS_sendmsg => message::sendmsg(fd, b as _, c as c_int) as c_long,
                 libc::SYS_readlinkat => metadata::readlinkat(fd, b as _, c as _, d) as c_long,
+                libc::SYS_io_uring_setup | libc::SYS_memfd_create | libc::SYS_socket => {
+                    engine::keep(raw::answer(raw::call(number, [a, b, c, d, e, f])) as c_int).into()
+                }
                 number => raw::answer(raw::call(number, [a, b, c, d, e, f])),
             }
         }

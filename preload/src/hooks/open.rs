@@ -90,7 +90,7 @@ interpose! {
 pub(crate) fn open_at(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     let kernel = |directory: c_int, path: *const c_char| -> c_long {
         let fd: c_int = cancellable!(openat, SYS_openat(directory, path, flags, mode));
-        fd.into()
+        super::engine::keep(fd).into()
     };
     let follow = flags & libc::O_NOFOLLOW == 0;
     route(directory, path, follow, kernel, |entry| open_entry(entry, flags, mode).map(Into::into)) as c_int
@@ -154,7 +154,8 @@ pub(crate) fn open_entry(entry: &'static Entry, flags: c_int, mode: mode_t) -> R
                 return Err(errno(libc::EISDIR));
             }
             refuse_borrowed()?;
-            let fd = open_kernel(c"/", flags | libc::O_DIRECTORY, 0)?;
+            // A directory in which nothing can be made or removed, by a call that is not looked at here.
+            let fd = open_kernel(c"/proc/self/fdinfo", flags | libc::O_DIRECTORY, 0)?;
             note(fd, table::describe(Open::Directory(entry), flags), close_on_exec)
         }
         What::Node(node) => {

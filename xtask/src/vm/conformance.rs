@@ -12,7 +12,7 @@ use super::{Choice, EDU, NVME, OnKernel, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
 
 /// The runner: package and file.
-const RUNNER: (&str, &str) = ("noiommu-conformance", "noiommu-conformance");
+pub(super) const RUNNER: (&str, &str) = ("noiommu-conformance", "noiommu-conformance");
 
 /// Where the cases are, in the tree.
 const CASES: &str = "conformance/cases";

@@ -60,6 +60,13 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
+impl Options {
+    /// Gives it that many seconds if it has less.
+    pub(super) fn at_least(&mut self, seconds: u64) {
+        self.timeout = self.timeout.max(seconds);
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { timeout: TIMEOUT, keep: false, verbose: false }

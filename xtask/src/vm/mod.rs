@@ -5,7 +5,9 @@
 //! looks into its memory through [`qmp`].
 
 mod apt;
+mod clock;
 mod conformance;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kconfig;
@@ -21,6 +23,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 pub(crate) use self::conformance::{conformance, golden};
+pub(crate) use self::fuzz::{Fuzz, fuzz};
 pub(crate) use self::guest::Options;
 use self::guest::Scenario;
 use self::kernel::Kernel;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use super::clock;
 use super::qmp::Qmp;
 use crate::command;
 
@@ -79,7 +80,9 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initramfs);
-        let append = APPEND.into_iter().chain(self.append.iter().map(String::as_str)).collect::<Vec<_>>();
+        let frequency = clock::counter_khz().map(|khz| format!("tsc_early_khz={khz}"));
+        let own = self.append.iter().chain(&frequency).map(String::as_str);
+        let append = APPEND.into_iter().chain(own).collect::<Vec<_>>();
         command.args(["-append", &append.join(" ")]);
         for device in &self.devices {
             command.args(["-device", device]);
