@@ -10,7 +10,7 @@ use crate::steps;
 use crate::sys::{self, Ended};
 use crate::world::{Answer, Mistake, World, mistake, word};
 
-/// The environment variable by which a process finds, after exec, what it shall run.
+/// The environment variable by which this program finds, executed again, what it shall run.
 pub(crate) const EXEC: &str = "NOIOMMU_CONFORMANCE_EXEC";
 
 /// A child that runs beside its parent.
@@ -126,39 +126,17 @@ pub(crate) fn thread(world: &mut World<'_>, step: &Step) -> Answer {
 
 /// `exec ... end`: a child executes this program again, which runs the steps with the descriptors that are still open.
 pub(crate) fn exec(world: &mut World<'_>, step: &Step) -> Answer {
-    let files: Vec<String> = world.files.iter().map(|(name, fd)| format!("{name}={fd}")).collect();
-    let variables: Vec<String> =
-        world.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
     // The report's descriptor must outlive the exec, under a number that the other program is told.
     let report = match sys::fcntl(world.report, libc::F_DUPFD, 901) {
         Ok(fd) => fd as i32,
         Err(errno) => return Ok(names::errno(errno)),
     };
-    let setting = format!(
-        "{EXEC}={}:{}:{report}:{}:{}",
-        world.identity,
-        step.line,
-        files.join(","),
-        variables.join(",")
-    );
-    let strings = |items: Vec<Vec<u8>>| -> Vec<CString> {
-        items.into_iter().filter_map(|item| CString::new(item).ok()).collect()
-    };
-    let arguments = strings(std::env::args_os().map(|word| word.as_bytes().to_vec()).collect());
-    let mut environment: Vec<Vec<u8>> =
-        std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
-    environment.push(setting.into_bytes());
-    let environment = strings(environment);
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+    let pairs = |pairs: Vec<String>| pairs.join(",");
+    let files = pairs(world.files.iter().map(|(name, fd)| format!("{name}={fd}")).collect());
+    let variables = pairs(world.variables.iter().map(|(name, value)| format!("{name}={value}")).collect());
+    let work = format!("{}:{}:{report}:{files}:{variables}", world.identity, step.line);
     let answer = match sys::fork() {
-        Ok(0) => {
-            // SAFETY: both lists end with a null pointer, and their strings live until the call, which does not return.
-            unsafe { libc::execve(c"/proc/self/exe".as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
-            sys::exit(127)
-        }
+        Ok(0) => execute_for(&work),
         Ok(pid) => ending(sys::wait(pid)),
         Err(errno) => names::errno(errno),
     };
@@ -166,16 +144,41 @@ pub(crate) fn exec(world: &mut World<'_>, step: &Step) -> Answer {
     Ok(answer)
 }
 
-/// What `exec` told the program: case, line, report, descriptors, variables.
+fn execute_for(work: &str) -> ! {
+    let strings = |items: Vec<Vec<u8>>| {
+        items.into_iter().filter_map(|item| CString::new(item).ok()).collect::<Vec<_>>()
+    };
+    let arguments = strings(std::env::args_os().map(|word| word.as_bytes().to_vec()).collect());
+    let variables = std::env::vars_os().filter(|(name, _)| name != EXEC);
+    let mut environment: Vec<Vec<u8>> =
+        variables.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
+    environment.push(format!("{EXEC}={work}").into_bytes());
+    let environment = strings(environment);
+    let pointers = |strings: &[CString]| {
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect::<Vec<*const libc::c_char>>()
+    };
+    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+    // SAFETY: both lists end with a null pointer, and their strings live until the call, which does not return.
+    unsafe { libc::execve(c"/proc/self/exe".as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    sys::exit(127)
+}
+
+/// What this program was executed for.
 pub(crate) struct Executed {
+    /// `section/name` of the case.
     pub(crate) identity: String,
+    /// The line of the `exec` step whose body it shall run.
     pub(crate) line: usize,
     pub(crate) report: i32,
     pub(crate) files: Vec<(String, i32)>,
     pub(crate) variables: Vec<(String, u64)>,
 }
 
-/// Whether this program was started by an `exec` step, and for what.
+/// Whether this program was executed for an `exec` step, and for what of it.
 pub(crate) fn executed() -> Option<Executed> {
     let setting = std::env::var(EXEC).ok()?;
     let mut parts = setting.split(':');

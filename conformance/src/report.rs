@@ -62,6 +62,12 @@ impl Verdict {
         verdict
     }
 
+    /// Whether the first difference is a refusal to map a device's registers.
+    pub(crate) fn needs_mapped_registers(&self) -> bool {
+        let first = self.differences.iter().min_by_key(|difference| difference.line);
+        first.is_some_and(|first| first.step.starts_with("mmap ") && first.got == "EINVAL")
+    }
+
     /// In one word.
     pub(crate) fn word(&self) -> &'static str {
         match (self.differences.is_empty(), self.listed.is_empty()) {

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::names;
+use crate::process;
+use crate::sys::{self, Ended};
+
 /// A device that a case may open.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Device {
     /// Its PCI address, as in `0000:00:03.0`.
     pub(crate) address: String,
@@ -17,9 +21,15 @@ pub(crate) struct Device {
     pub(crate) group: Option<String>,
 }
 
-/// The devices by role.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Roles(BTreeMap<String, Device>);
+/// The devices by role, and which nodes there are besides theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Roles {
+    devices: BTreeMap<String, Device>,
+    /// Whether there is /dev/iommu.
+    pub(crate) iommu: bool,
+    /// Whether there is /dev/vfio/vfio.
+    pub(crate) container: bool,
+}
 
 /// Vendor and device of QEMU's models, and the role they play.
 const MODELS: &[(&str, &str, &str)] =
@@ -29,8 +39,72 @@ const MODELS: &[(&str, &str, &str)] =
 const PCI: &str = "/sys/bus/pci/devices";
 
 impl Roles {
-    /// The devices that VFIO drives here, and those named (role, PCI address) in their place.
-    pub(crate) fn find(named: &[(String, String)]) -> Self {
+    /// The devices that VFIO drives here, and those named (role, PCI address) in their place. A process of its own looks: a
+    /// provider that begins its work in whoever looks at its nodes must not have begun when cases are forked from this one.
+    ///
+    /// # Errors
+    /// There is no such process to be had, or it died.
+    pub(crate) fn find_apart(named: &[(String, String)]) -> Result<Self, String> {
+        let problem = |errno| format!("looking for devices: {}", names::errno(errno));
+        let (from, to) = sys::pipe().map_err(problem)?;
+        let pid = match sys::fork().map_err(problem)? {
+            0 => {
+                let text = Self::find(named).told();
+                let _ = sys::pwrite(to, text.as_ptr() as u64, text.len(), None);
+                sys::exit(0)
+            }
+            pid => pid,
+        };
+        let _ = sys::close(to);
+        let mut text = Vec::new();
+        let mut piece = [0_u8; 4096];
+        while let Ok(count @ 1..) = sys::pread(from, piece.as_mut_ptr() as u64, piece.len(), None) {
+            text.extend_from_slice(piece.get(..count as usize).unwrap_or_default());
+        }
+        let _ = sys::close(from);
+        match sys::wait(pid) {
+            Ok(Ended::Code(0)) => Ok(Self::heard(&String::from_utf8_lossy(&text))),
+            ended => Err(format!("looking for devices: {}", process::ending(ended))),
+        }
+    }
+
+    /// As text, a line each.
+    fn told(&self) -> String {
+        let mut lines = vec![format!("nodes {} {}", self.iommu, self.container)];
+        for (role, device) in &self.devices {
+            let or_none = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+            lines.push(format!(
+                "{role} {} {} {}",
+                device.address,
+                or_none(&device.cdev),
+                or_none(&device.group)
+            ));
+        }
+        lines.join("\n")
+    }
+
+    /// Out of such text.
+    fn heard(text: &str) -> Self {
+        let mut roles = Self::default();
+        for line in text.lines() {
+            let some = |name: &str| (name != "-").then(|| name.to_owned());
+            match line.split(' ').collect::<Vec<_>>().as_slice() {
+                ["nodes", iommu, container] => {
+                    (roles.iommu, roles.container) = (*iommu == "true", *container == "true");
+                }
+                [role, address, cdev, group] => {
+                    let sysfs = Path::new(PCI).join(address);
+                    let (cdev, group) = (some(cdev), some(group));
+                    let device = Device { address: (*address).to_owned(), sysfs, cdev, group };
+                    roles.devices.insert((*role).to_owned(), device);
+                }
+                _ => {}
+            }
+        }
+        roles
+    }
+
+    fn find(named: &[(String, String)]) -> Self {
         let mut roles = BTreeMap::new();
         let mut addresses: Vec<String> = fs::read_dir(PCI)
             .into_iter()
@@ -55,17 +129,18 @@ impl Roles {
         for (role, address) in named {
             roles.insert(role.clone(), Device::at(address));
         }
-        Self(roles)
+        let there = |path| fs::metadata(path).is_ok();
+        Self { devices: roles, iommu: there("/dev/iommu"), container: there("/dev/vfio/vfio") }
     }
 
     /// The device of that role.
     pub(crate) fn get(&self, role: &str) -> Option<&Device> {
-        self.0.get(role)
+        self.devices.get(role)
     }
 
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &Device)> {
-        self.0.iter()
+        self.devices.iter()
     }
 }
 
@@ -87,6 +162,11 @@ impl Device {
         Self { address: address.to_owned(), sysfs, cdev, group }
     }
 
+    /// Whether it is a model in the process that answers.
+    pub(crate) fn is_simulated(&self) -> bool {
+        std::fs::canonicalize(&self.sysfs).is_ok_and(|directory| directory.starts_with("/sys/devices/noiommu-sim"))
+    }
+
     /// The path of its node in /dev/vfio/devices.
     pub(crate) fn cdev_path(&self) -> Option<String> {
         self.cdev.as_ref().map(|name| format!("/dev/vfio/devices/{name}"))
@@ -95,5 +175,26 @@ impl Device {
     /// The path of its group's node.
     pub(crate) fn group_path(&self) -> Option<String> {
         self.group.as_ref().map(|number| format!("/dev/vfio/noiommu-{number}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_heard() {
+        let device = |address: &str, cdev: Option<&str>, group: Option<&str>| Device {
+            address: address.to_owned(),
+            sysfs: Path::new(PCI).join(address),
+            cdev: cdev.map(str::to_owned),
+            group: group.map(str::to_owned),
+        };
+        let devices = BTreeMap::from([
+            ("edu".to_owned(), device("0000:00:02.0", Some("noiommu-vfio0"), Some("0"))),
+            ("nic".to_owned(), device("0000:00:05.0", None, Some("3"))),
+        ]);
+        let roles = Roles { devices, iommu: true, container: false };
+        assert_eq!(Roles::heard(&roles.told()), roles);
     }
 }

@@ -26,8 +26,8 @@ pub(crate) fn obstacle(case: &Block, roles: &Roles) -> Option<String> {
         let met = match need.as_str() {
             "hugetlb" => huge_pages() >= 4,
             "thp" => std::fs::metadata("/sys/kernel/mm/transparent_hugepage").is_ok(),
-            "iommu" => std::fs::metadata("/dev/iommu").is_ok(),
-            "container" => std::fs::metadata("/dev/vfio/vfio").is_ok(),
+            "iommu" => roles.iommu,
+            "container" => roles.container,
             role => match role.split_once('.') {
                 Some((role, "group")) => roles.get(role).is_some_and(|device| device.group.is_some()),
                 _ => roles.get(role).is_some_and(|device| device.cdev.is_some()),
@@ -160,7 +160,7 @@ fn blame(steps: &[Step], answers: &mut BTreeMap<usize, String>, why: &str) {
     }
 }
 
-/// What this program does when an `exec` step started it: runs that step's body.
+/// What this program does when an `exec` step executed it: runs that step's body.
 pub(crate) fn go_on(library: &Library, roles: &Roles, executed: Executed) -> i32 {
     let Some(case) = library.case(&executed.identity) else { return 2 };
     let steps = parse::flatten(&case.steps);

@@ -74,13 +74,13 @@ impl Fuzz {
     /// # Errors
     /// What is missing, in a sentence.
     pub(crate) fn execute(&self) -> Result<ExitCode, String> {
-        let roles = Roles::find(&self.devices);
+        let roles = Roles::find_apart(&self.devices)?;
         for role in ["edu", "edu2"] {
             if roles.get(role).is_none_or(|device| device.cdev.is_none()) {
                 return Err(format!("there is no device to play {role}"));
             }
         }
-        let library = Library::embedded()?;
+        let library = Library::embedded(None)?;
         let count = if self.keep.is_empty() { self.sequences } else { self.keep.len() as u64 };
         let mut next = 0;
         while next < count {
