@@ -178,7 +178,11 @@ impl Run {
                 }
                 let verdict = Verdict::new(&identity, &provider, case, &answers, &listed);
                 if provider == SIM && verdict.needs_mapped_registers() {
-                    report.skipped(&source.section, &identity, "registers of simulated devices cannot be mapped");
+                    report.skipped(
+                        &source.section,
+                        &identity,
+                        "registers of simulated devices cannot be mapped",
+                    );
                     continue;
                 }
                 if self.verbose {

@@ -164,7 +164,8 @@ impl Device {
 
     /// Whether it is a model in the process that answers.
     pub(crate) fn is_simulated(&self) -> bool {
-        std::fs::canonicalize(&self.sysfs).is_ok_and(|directory| directory.starts_with("/sys/devices/noiommu-sim"))
+        std::fs::canonicalize(&self.sysfs)
+            .is_ok_and(|directory| directory.starts_with("/sys/devices/noiommu-sim"))
     }
 
     /// The path of its node in /dev/vfio/devices.

@@ -79,11 +79,10 @@ impl SysfsDevice {
         }
         refuse_iommu(&name, &directory)?;
         refuse_driver(&name, &directory)?;
-        let config =
-            files::open(&directory.join("config"), OFlags::RDWR).map(files::aside).map_err(|error| {
-                Error::system(format_args!("opening {}", directory.join("config").display()), error)
-                    .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
-            })?;
+        let config = files::open(&directory.join("config"), OFlags::RDWR).map_err(|error| {
+            Error::system(format_args!("opening {}", directory.join("config").display()), error)
+                .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
+        })?;
         rustix::fs::flock(&config, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::new(ErrorKind::Busy, Errno::EBUSY, format!("{name} is in use by another process"))
                 .with_remedy("end the program that drives it")

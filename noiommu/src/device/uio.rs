@@ -51,7 +51,7 @@ impl SysfsDevice {
 
     fn open_helper(&self) -> Option<OwnedFd> {
         let named = files::names(&self.directory().join("uio")).ok()?.into_iter().next()?;
-        files::open(&Path::new("/dev").join(named), OFlags::RDWR).ok().map(files::aside)
+        files::open(&Path::new("/dev").join(named), OFlags::RDWR).ok()
     }
 
     /// The end of [`SysfsDevice::bind_helper`].

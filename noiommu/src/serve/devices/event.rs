@@ -12,8 +12,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use rustix::fs::CWD;
 use rustix::io::{IoSliceMut, ReadWriteFlags};
 
-use crate::files;
-
 /// An eventfd of the caller that is held here, whatever becomes of the caller's descriptor.
 #[derive(Clone)]
 pub(crate) struct Event(Arc<OwnedFd>);
@@ -29,7 +27,7 @@ impl Event {
         }
         // SAFETY: only duplicated, which answers EBADF where it is not open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        let held = rustix::io::fcntl_dupfd_cloexec(descriptor, files::lowest_aside()).map_err(errno)?;
+        let held = rustix::io::fcntl_dupfd_cloexec(descriptor, 0).map_err(errno)?;
         let link = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", held.as_raw_fd()), Vec::new());
         if link.map_err(errno)?.as_bytes() != b"anon_inode:[eventfd]" {
             return Err(Errno::EINVAL);
@@ -145,7 +143,6 @@ impl Shared {
     }
 
     fn run(&self) {
-        crate::process::block_signals();
         // All that may be watched at once: eventfds that several wait for are told to all of them, before the signal is taken.
         let mut events = [MaybeUninit::uninit(); 1024];
         while !self.stopped.load(Ordering::Acquire) {
@@ -172,9 +169,8 @@ impl Watcher {
     /// # Errors
     /// EMFILE; ENOMEM.
     pub(crate) fn new(tell: impl Fn(u64) + Send + Sync + 'static) -> Result<Self, Errno> {
-        let epoll = files::aside(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno)?);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(errno)?;
-        let stop = files::aside(stop);
         epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN).map_err(errno)?;
         let shared = Shared {
             epoll,

@@ -101,7 +101,7 @@ impl Claimed {
             let path = self.file(index);
             let resource = self.device.resources().ok()?.get(usize::from(index)).copied()?;
             if self.resource(index).space == Space::Ports {
-                files::open(&path, OFlags::RDWR).ok().map(files::aside).map(Bar::Ports)
+                files::open(&path, OFlags::RDWR).ok().map(Bar::Ports)
             } else {
                 MappedBar::new(&path, resource).map_err(told).ok().map(Bar::Memory)
             }
