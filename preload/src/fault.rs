@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use libc::{SA_RESETHAND, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGBUS, SIGSEGV, sigaction, siginfo_t, ucontext_t};
 
 use crate::raw::system;
+#[cfg(target_arch = "x86_64")]
+use crate::touch;
 use crate::{copy, real};
 
 #[cfg(target_arch = "x86_64")]
@@ -178,7 +180,8 @@ pub(crate) fn change_handler(signal: c_int, handler: usize, flags: c_int) -> usi
     }
 }
 
-/// What to do about a fault: 0 for going on, or the program's handler. Runs in the signal handler: only atomics and system calls.
+/// What to do about a fault: 0 for going on, or the program's handler. Runs in the signal handler: only atomics
+/// and system calls, but for an access of the program's own code that is served, which holds none of our locks.
 extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) -> usize {
     // SAFETY: the kernel gives both to a handler with SA_SIGINFO, and the context has a place for the program counter.
     let (code, counter, at) = unsafe {
@@ -190,6 +193,24 @@ extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         // SAFETY: as above.
         unsafe { *counter = end };
         return 0;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if signal == SIGSEGV && code > 0 {
+        // SAFETY: a fault has an address.
+        match touch::serve(unsafe { (*info).si_addr() } as u64, context.cast()) {
+            touch::Outcome::Done => return 0,
+            touch::Outcome::Gone => {
+                // It comes when this one returns, before the instruction is tried again.
+                // SAFETY: the kernel's own siginfo, which is ours to change.
+                unsafe {
+                    (*info).si_signo = SIGBUS;
+                    (*info).si_code = libc::BUS_ADRERR;
+                    queue(SIGBUS, info);
+                }
+                return 0;
+            }
+            touch::Outcome::Refused => {}
+        }
     }
     let Some(wish) = Wish::of(signal) else { return 0 };
     let wanted = wish.0.load(Ordering::SeqCst);
@@ -210,11 +231,22 @@ extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     unsafe {
         let default: sigaction = zeroed();
         real::sigaction()(signal, &raw const default, ptr::null_mut());
+        queue(signal, info);
+    }
+    0
+}
+
+/// Sends a signal to this thread.
+///
+/// # Safety
+/// `info` is there.
+unsafe fn queue(signal: c_int, info: *mut siginfo_t) {
+    // SAFETY: the caller's promise.
+    unsafe {
         let process = system!(SYS_getpid);
         let thread = system!(SYS_gettid);
         system!(SYS_rt_tgsigqueueinfo, process, thread, signal, info);
     }
-    0
 }
 
 /// Where the context of a signal keeps the program counter.

@@ -50,6 +50,28 @@ pub struct MmapRequest {
     pub offset: u64,
 }
 
+/// An access of the program to a mapping that has no memory behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touch {
+    /// Where.
+    pub address: u64,
+    /// Bytes: 1, 2, 4 or 8.
+    pub width: u8,
+    /// What is written; `None` for reading.
+    pub value: Option<u64>,
+}
+
+/// What comes of a [`Touch`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touched {
+    /// It is done; what was read, 0 after a write.
+    Done(u64),
+    /// There is nothing to be touched at present: SIGBUS.
+    Gone,
+    /// It is not allowed: SIGSEGV.
+    Refused,
+}
+
 /// What the kernel knows of a file before it asks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileKind {
@@ -102,6 +124,13 @@ pub trait FileOperations: Send + Sync {
     unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
         let _ = request;
         Err(Errno::ENODEV)
+    }
+
+    /// The program has touched a mapping of this file that can be neither read nor written, as registers of simulated devices
+    /// are mapped where [`touches_are_served`](super::touches_are_served).
+    fn touch(&self, touch: Touch) -> Touched {
+        let _ = touch;
+        Touched::Refused
     }
 
     /// The file as what it is, for calls that take another file's descriptor (`VFIO_DEVICE_BIND_IOMMUFD`).

@@ -21,7 +21,7 @@ use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::buffer::{Exporter, Presence};
 use super::event::errno;
-use super::sysfs::map_file;
+use super::served::map_file;
 use super::{ServedDevice, Session};
 use crate::device::SysfsResource;
 use crate::serve::MmapRequest;

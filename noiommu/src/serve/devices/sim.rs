@@ -1,6 +1,7 @@
-//! The simulated edu device: everything works on a machine without devices, but that its BAR cannot be mapped, as nothing
-//! would notice accesses to it.
+//! The simulated edu device, with which everything works on a machine without devices. Its BAR can be mapped where the faults of
+//! the program are served: nothing else would notice accesses to it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::served::{Mappable, Served, Way};
 use crate::device::Backend as _;
 use crate::device::sim::{self, Signal, SimDevice};
 use crate::memory::SimulatedMemory;
-use crate::serve::MmapRequest;
+use crate::serve::touches_are_served;
 
 /// An edu device that reaches made-up memory, or the real memory of this process. It is made new whenever it is opened.
 pub(in crate::serve) fn edu(memory: Option<&Arc<SimulatedMemory>>) -> Box<dyn ServedDevice> {
@@ -44,8 +45,8 @@ fn signal(event: Option<&Event>) -> Option<Signal> {
 }
 
 impl Mappable for Simulated {
-    unsafe fn map(&self, _: u8, _: u64, _: MmapRequest) -> Result<u64, Errno> {
-        Err(Errno::EINVAL)
+    fn file(&self, _: u8) -> Result<Option<OwnedFd>, Errno> {
+        Ok(None)
     }
 }
 
@@ -78,7 +79,7 @@ impl Backend for Simulated {
         match index {
             0 => {
                 let (start, size) = self.device.resource();
-                Resource { start, size, ..Resource::default() }
+                Resource { start, size, mappable: touches_are_served(), ..Resource::default() }
             }
             _ => Resource::default(),
         }

@@ -3,7 +3,7 @@
 //! No interrupt arrives without the kernel's help. Where it has uio_pci_generic, the line does; messages never do, and the
 //! device shows what there is, as under a kernel that gives it no more.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,14 +11,12 @@ use std::time::Duration;
 use noiommu_core::vfio::pci::{Address, Backend, Messages, Resource, Space};
 use noiommu_core::{Errno, TryVec};
 use rustix::fs::OFlags;
-use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::event::{Event, Line, Watch, Watcher, errno};
 use super::served::{Mappable, Served, Way};
 use super::{ServedDevice, parse_address};
 use crate::device::{Backend as _, MappedBar, Registers as _, SysfsDevice, SysfsResource};
 use crate::error::errno_of;
-use crate::serve::MmapRequest;
 use crate::{device, files};
 
 /// The device at a PCI address, claimed while it is open.
@@ -98,7 +96,7 @@ impl Claimed {
     fn bar(&self, index: u8) -> Result<&Bar, Errno> {
         let bar = self.bars.get(usize::from(index)).ok_or(Errno::EINVAL)?;
         let made = bar.get_or_init(|| {
-            let path = self.file(index);
+            let path = self.path(index);
             let resource = self.device.resources().ok()?.get(usize::from(index)).copied()?;
             if self.resource(index).space == Space::Ports {
                 files::open(&path, OFlags::RDWR).ok().map(Bar::Ports)
@@ -109,7 +107,7 @@ impl Claimed {
         made.as_ref().ok_or(Errno::EIO)
     }
 
-    fn file(&self, bar: u8) -> PathBuf {
+    fn path(&self, bar: u8) -> PathBuf {
         self.device.directory().join(format!("resource{bar}"))
     }
 
@@ -177,31 +175,9 @@ fn functions_below(bridge: &Path, functions: &mut TryVec<Address>) -> Result<(),
 }
 
 impl Mappable for Claimed {
-    unsafe fn map(&self, bar: u8, offset: u64, request: MmapRequest) -> Result<u64, Errno> {
-        let file = files::open(&self.file(bar), OFlags::RDWR).map_err(|error| errno_of(&error))?;
-        // SAFETY: passed on from the caller.
-        unsafe { map_file(&file, offset, request) }
+    fn file(&self, bar: u8) -> Result<Option<OwnedFd>, Errno> {
+        files::open(&self.path(bar), OFlags::RDWR).map(Some).map_err(|error| errno_of(&error))
     }
-}
-
-/// `mmap` of another file at another offset in the caller's name.
-///
-/// # Safety
-/// That of `mmap`.
-pub(super) unsafe fn map_file(file: &impl AsFd, offset: u64, request: MmapRequest) -> Result<u64, Errno> {
-    let length = usize::try_from(request.length).map_err(|_| Errno::ENOMEM)?;
-    // SAFETY: the caller's own promise.
-    let address = unsafe {
-        mm::mmap(
-            request.address as *mut _,
-            length,
-            ProtFlags::from_bits_retain(request.protection.cast_unsigned()),
-            MapFlags::from_bits_retain(request.flags.cast_unsigned()),
-            file,
-            offset,
-        )
-    };
-    address.map(|address| address as u64).map_err(errno)
 }
 
 impl Backend for Claimed {
