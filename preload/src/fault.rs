@@ -194,23 +194,10 @@ extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         unsafe { *counter = end };
         return 0;
     }
+    // SAFETY: a fault has an address.
     #[cfg(target_arch = "x86_64")]
-    if signal == SIGSEGV && code > 0 {
-        // SAFETY: a fault has an address.
-        match touch::serve(unsafe { (*info).si_addr() } as u64, context.cast()) {
-            touch::Outcome::Done => return 0,
-            touch::Outcome::Gone => {
-                // It comes when this one returns, before the instruction is tried again.
-                // SAFETY: the kernel's own siginfo, which is ours to change.
-                unsafe {
-                    (*info).si_signo = SIGBUS;
-                    (*info).si_code = libc::BUS_ADRERR;
-                    queue(SIGBUS, info);
-                }
-                return 0;
-            }
-            touch::Outcome::Refused => {}
-        }
+    if signal == SIGBUS && code > 0 && touch::serve(unsafe { (*info).si_addr() } as u64, context.cast()) {
+        return 0;
     }
     let Some(wish) = Wish::of(signal) else { return 0 };
     let wanted = wish.0.load(Ordering::SeqCst);
@@ -231,22 +218,11 @@ extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     unsafe {
         let default: sigaction = zeroed();
         real::sigaction()(signal, &raw const default, ptr::null_mut());
-        queue(signal, info);
-    }
-    0
-}
-
-/// Sends a signal to this thread.
-///
-/// # Safety
-/// `info` is there.
-unsafe fn queue(signal: c_int, info: *mut siginfo_t) {
-    // SAFETY: the caller's promise.
-    unsafe {
         let process = system!(SYS_getpid);
         let thread = system!(SYS_gettid);
         system!(SYS_rt_tgsigqueueinfo, process, thread, signal, info);
     }
+    0
 }
 
 /// Where the context of a signal keeps the program counter.

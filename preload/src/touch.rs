@@ -2,7 +2,7 @@
 //! would have done.
 //!
 //! Only plain moves between a register of the processor and memory are understood (what compilers make of a volatile access, or
-//! of an atomic one without a read in it); any other instruction there ends in SIGSEGV.
+//! of an atomic one without a read in it); any other instruction there ends in SIGBUS.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapters 2 and 4.
 
@@ -10,20 +10,10 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::ucontext_t;
-use noiommu::serve::{Touch, Touched};
+use noiommu::serve::Touch;
 
 use crate::raw::{result, system};
 use crate::{gate, maps};
-
-/// What has been done about a fault.
-pub(crate) enum Outcome {
-    /// The instruction is done.
-    Done,
-    /// It is to be SIGBUS.
-    Gone,
-    /// It is none of ours, or not allowed.
-    Refused,
-}
 
 /// An instruction that moves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,40 +41,35 @@ enum To {
     },
 }
 
-/// Does what the program's instruction wanted to do at `address`.
-pub(crate) fn serve(address: u64, context: *mut ucontext_t) -> Outcome {
+/// Does what the program's instruction wanted to do at `address`; tells whether it is done.
+pub(crate) fn serve(address: u64, context: *mut ucontext_t) -> bool {
     if !maps::may_be_in(address, 1) || gate::is_inside() {
-        return Outcome::Refused;
+        return false;
     }
-    let Some((registers, counter)) = registers(context) else { return Outcome::Refused };
+    let Some((registers, counter)) = registers(context) else { return false };
     // SAFETY: the instruction that is being executed is there, byte by byte up to its end.
     let byte = |at: usize| unsafe { (*counter as *const u8).add(at).read() };
-    let Some(found) = decode(byte, |number| registers.get(number)) else { return Outcome::Refused };
+    let Some(found) = decode(byte, |number| registers.get(number)) else { return false };
     let value = match found.to {
         To::Memory(value) => Some(value),
         To::Register { .. } => None,
     };
-    let mut call = Call { touch: Touch { address, width: found.width, value }, touched: Touched::Refused };
+    let mut call = Call { touch: Touch { address, width: found.width, value }, touched: None };
     on_own_stack(&mut call);
-    match call.touched {
-        Touched::Refused => Outcome::Refused,
-        Touched::Gone => Outcome::Gone,
-        Touched::Done(value) => {
-            if let To::Register { number, width, signed, second } = found.to {
-                let before = registers.get(number);
-                registers.set(number, merged(before, value, found.width, width, signed, second));
-            }
-            // SAFETY: the place of the program counter in the context.
-            unsafe { *counter += found.length };
-            Outcome::Done
-        }
+    let Some(value) = call.touched else { return false };
+    if let To::Register { number, width, signed, second } = found.to {
+        let before = registers.get(number);
+        registers.set(number, merged(before, value, found.width, width, signed, second));
     }
+    // SAFETY: the place of the program counter in the context.
+    unsafe { *counter += found.length };
+    true
 }
 
 /// What is to be done on another stack.
 struct Call {
     touch: Touch,
-    touched: Touched,
+    touched: Option<u64>,
 }
 
 extern "C" fn carry_out(call: *mut c_void) {
@@ -92,7 +77,7 @@ extern "C" fn carry_out(call: *mut c_void) {
     let call = unsafe { &mut *call.cast::<Call>() };
     call.touched = gate::engine(|| {
         let mapped = maps::change(|maps| maps.at(call.touch.address).cloned());
-        mapped.as_ref().and_then(|kept| kept.file()).map_or(Touched::Refused, |file| file.touch(call.touch))
+        mapped.as_ref().and_then(|kept| kept.file()).and_then(|file| file.touch(call.touch))
     });
 }
 

@@ -11,7 +11,7 @@ use noiommu_uapi::vfio::device::{
 };
 
 use super::device::{Device, View, World};
-use super::file::{Caller, FileKind, FileOperations, MmapRequest, Touch, Touched};
+use super::file::{Caller, FileKind, FileOperations, MmapRequest, Touch};
 use super::iommufd::{Iommufd, IommufdFile};
 
 /// An open device node.
@@ -138,7 +138,7 @@ impl FileOperations for CdevFile {
         unsafe { self.device.served.mmap(request) }
     }
 
-    fn touch(&self, touch: Touch) -> Touched {
+    fn touch(&self, touch: Touch) -> Option<u64> {
         self.device.served.touch(touch)
     }
 

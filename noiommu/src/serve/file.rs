@@ -61,17 +61,6 @@ pub struct Touch {
     pub value: Option<u64>,
 }
 
-/// What comes of a [`Touch`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Touched {
-    /// It is done; what was read, 0 after a write.
-    Done(u64),
-    /// There is nothing to be touched at present: SIGBUS.
-    Gone,
-    /// It is not allowed: SIGSEGV.
-    Refused,
-}
-
 /// What the kernel knows of a file before it asks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileKind {
@@ -126,11 +115,11 @@ pub trait FileOperations: Send + Sync {
         Err(Errno::ENODEV)
     }
 
-    /// The program has touched a mapping of this file that can be neither read nor written, as registers of simulated devices
-    /// are mapped where [`touches_are_served`](super::touches_are_served).
-    fn touch(&self, touch: Touch) -> Touched {
+    /// The program has touched a mapping of this file and got SIGBUS, as it does where simulated registers are mapped
+    /// ([`touches_are_served`](super::touches_are_served)): answers what was read, or 0 after a write; `None`: the signal stands.
+    fn touch(&self, touch: Touch) -> Option<u64> {
         let _ = touch;
-        Touched::Refused
+        None
     }
 
     /// The file as what it is, for calls that take another file's descriptor (`VFIO_DEVICE_BIND_IOMMUFD`).

@@ -17,7 +17,7 @@ mod server;
 mod settings;
 mod touches;
 
-pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest, Touch, Touched};
+pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest, Touch};
 pub use node::{Node, NodeKind};
 pub use discovery::kernel_serves;
 pub use server::{Server, check};

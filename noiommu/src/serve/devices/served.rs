@@ -11,7 +11,7 @@ use super::buffer::{Exporter, Presence};
 use super::event::{Event, Watch, Watcher, errno};
 use super::{ServedDevice, Session};
 use crate::serve::touches::Phantoms;
-use crate::serve::{MmapRequest, Touch, Touched};
+use crate::serve::{MmapRequest, Touch};
 
 /// A way to reach a device: opened when the device is, and closed (dropped) with it.
 pub(super) trait Way: Send + Sync + 'static {
@@ -128,25 +128,25 @@ impl<W: Way> ServedDevice for Served<W> {
                 // SAFETY: passed on from the caller.
                 Some(file) => unsafe { map_file(&file, place.offset, request) },
                 // SAFETY: passed on from the caller.
-                None => unsafe { open.phantoms.map(place.bar, place.offset, request) },
+                None => unsafe { open.phantoms.map(request) },
             }
         })
     }
 
-    fn touch(&self, touch: Touch) -> Touched {
+    fn touch(&self, touch: Touch) -> Option<u64> {
         let mut open = self.lock();
-        let Some(open) = open.as_mut() else { return Touched::Refused };
-        let Some((bar, offset)) = open.phantoms.find(touch) else { return Touched::Refused };
-        // The kernel takes the mapping away while the device's memory is off.
-        if !open.device.memory_enabled() {
-            return Touched::Gone;
+        let Open { device, phantoms, .. } = open.as_mut()?;
+        let place = device.map(phantoms.offset(touch.address)?, touch.width.into(), true).ok()?;
+        // As the kernel takes the mapping away.
+        if !device.mappings_answer() || place.offset % u64::from(touch.width) != 0 {
+            return None;
         }
-        let backend = open.device.backend();
-        let outcome = match touch.value {
-            None => backend.register_read(bar, offset, touch.width),
-            Some(value) => backend.register_write(bar, offset, touch.width, value).map(|()| 0),
-        };
-        outcome.map_or(Touched::Gone, Touched::Done)
+        match touch.value {
+            None => device.backend().register_read(place.bar, place.offset, touch.width).ok(),
+            Some(value) => {
+                device.backend().register_write(place.bar, place.offset, touch.width, value).ok().map(|()| 0)
+            }
+        }
     }
 }
 
@@ -154,7 +154,11 @@ impl<W: Way> ServedDevice for Served<W> {
 ///
 /// # Safety
 /// That of `mmap`.
-pub(super) unsafe fn map_file(file: &impl AsFd, offset: u64, request: MmapRequest) -> Result<u64, Errno> {
+pub(in crate::serve) unsafe fn map_file(
+    file: &impl AsFd,
+    offset: u64,
+    request: MmapRequest,
+) -> Result<u64, Errno> {
     let length = usize::try_from(request.length).map_err(|_| Errno::ENOMEM)?;
     // SAFETY: the caller's own promise.
     let address = unsafe {
