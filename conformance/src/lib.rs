@@ -7,7 +7,7 @@
 //!
 //! # The language
 //! `case NAME` and `setup NAME` begin blocks, `needs ...` says what must be there: a role (`edu`, `edu2`, `nvme`, `nic`: QEMU's
-//! devices with a node in /dev/vfio/devices), `ROLE.group`, `iommu`, `container`, `hugetlb`, `thp`. `use NAME` runs a setup and
+//! devices with a node in /dev/vfio/devices), `ROLE.group`, `iommu`, `container`, `hugetlb`, `thp`, `CAP_...`. `use NAME` runs a setup and
 //! answers nothing unless it fails. A step without `=>` answers nothing when all is well.
 //!
 //! | steps | what they do |

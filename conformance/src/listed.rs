@@ -8,7 +8,7 @@
 //! reason one or more lines
 //! ```
 //!
-//! Blocks are separated by empty lines. `step` is the step's text as in the case; `step 2: TEXT` is the second one of that text.
+//! Blocks are separated by empty lines. `on` may name several providers. `step` is the step's text as in the case; `step 2: TEXT` is the second one of that text.
 
 use crate::cases::Library;
 use crate::parse;
@@ -18,8 +18,8 @@ use crate::parse;
 pub(crate) struct Listed {
     /// `section/name` of the case.
     pub(crate) case: String,
-    /// The provider it is about.
-    pub(crate) provider: String,
+    /// The providers it is about.
+    pub(crate) providers: Vec<String>,
     /// The line of the step in its file.
     pub(crate) line: usize,
     /// The step's text.
@@ -44,7 +44,7 @@ pub(crate) fn parse(text: &str, library: &Library) -> Result<Vec<Listed>, String
             let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
             match word {
                 "case" => entry.case = rest.to_owned(),
-                "on" => entry.provider = rest.to_owned(),
+                "on" => entry.providers = rest.split(' ').map(str::to_owned).collect(),
                 "step" => {
                     let counted =
                         rest.split_once(": ").and_then(|(n, text)| Some((n.parse::<usize>().ok()?, text)));
@@ -60,7 +60,7 @@ pub(crate) fn parse(text: &str, library: &Library) -> Result<Vec<Listed>, String
                 _ => return Err(format!("listed: `{line}` says nothing")),
             }
         }
-        if entry.provider.is_empty() || entry.reason.is_empty() {
+        if entry.providers.is_empty() || entry.reason.is_empty() {
             return Err(format!("listed: the entry of `{}` is not whole", entry.case));
         }
         let Some(case) = library.case(&entry.case) else {

@@ -8,7 +8,7 @@ use crate::names;
 use crate::parse::Step;
 use crate::steps;
 use crate::sys::{self, Ended};
-use crate::world::{Answer, Mistake, World, mistake, word};
+use crate::world::{Answer, Mistake, World, mistake, without, word};
 
 /// The environment variable by which this program finds, executed again, what it shall run.
 pub(crate) const EXEC: &str = "NOIOMMU_CONFORMANCE_EXEC";
@@ -92,7 +92,8 @@ pub(crate) fn wait(world: &World<'_>) -> Result<(), Mistake> {
 
 /// `resume NAME`: lets the child go on, and waits until it waits again or has ended.
 pub(crate) fn resume(world: &World<'_>, words: &[String]) -> Answer {
-    let Some(child) = world.children.get(word(words, 0)?) else { return mistake("no such child") };
+    let name = word(words, 0)?;
+    let Some(child) = world.children.get(name) else { return without(name) };
     let byte = 1_u8;
     let _ = sys::pwrite(child.goes_on, &raw const byte as u64, 1, None);
     until_it_waits(child);
@@ -101,7 +102,8 @@ pub(crate) fn resume(world: &World<'_>, words: &[String]) -> Answer {
 
 /// `join NAME` waits for the child's end, `kill NAME` brings it about.
 pub(crate) fn join(world: &mut World<'_>, words: &[String], kill: bool) -> Answer {
-    let Some(child) = world.children.remove(word(words, 0)?) else { return mistake("no such child") };
+    let name = word(words, 0)?;
+    let Some(child) = world.children.remove(name) else { return without(name) };
     if kill {
         let _ = sys::kill(child.pid);
     }

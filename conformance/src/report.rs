@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cases::Source;
 use crate::listed::Listed;
-use crate::parse::{self, Block};
+use crate::parse::{self, Block, Step};
 
 /// Differences that are shown whole.
 const SHOWN: usize = 20;
@@ -45,7 +45,9 @@ impl Verdict {
         for step in parse::flatten(&case.steps) {
             let got = answers.get(&step.line).map_or("", String::as_str);
             let entry = listed.iter().find(|entry| {
-                entry.provider == provider && entry.case == identity && entry.line == step.line
+                entry.providers.iter().any(|name| name == provider)
+                    && entry.case == identity
+                    && entry.line == step.line
             });
             match entry {
                 Some(entry) if got == entry.answer => verdict.listed.push(entry.clone()),
@@ -60,12 +62,6 @@ impl Verdict {
             }
         }
         verdict
-    }
-
-    /// Whether the first difference is a refusal to map a device's registers.
-    pub(crate) fn needs_mapped_registers(&self) -> bool {
-        let first = self.differences.iter().min_by_key(|difference| difference.line);
-        first.is_some_and(|first| first.step.starts_with("mmap ") && first.got == "EINVAL")
     }
 
     /// In one word.
@@ -233,19 +229,24 @@ impl Report {
 /// The case's text with, under the steps that differ, what was expected and what came.
 fn case_text(source: &Source, case: &Block, verdict: &Verdict) -> String {
     let mut out = format!("{} ({}/{}.txt:{})\n", verdict.identity, source.section, source.topic, case.line);
-    for step in parse::flatten(&case.steps) {
+    tell_steps(&mut out, &case.steps, verdict, 1);
+    out
+}
+
+fn tell_steps(out: &mut String, steps: &[Step], verdict: &Verdict, depth: usize) {
+    let shown = |answer: &str| if answer.is_empty() { "(nothing)".to_owned() } else { answer.to_owned() };
+    for step in steps {
+        let indent = "  ".repeat(depth);
         match verdict.differences.iter().find(|difference| difference.line == step.line) {
             None => {
-                let _ = writeln!(out, "    {}", step.text);
+                let _ = writeln!(out, "  {indent}{}", step.text);
             }
             Some(difference) => {
-                let shown =
-                    |answer: &str| if answer.is_empty() { "(nothing)".to_owned() } else { answer.to_owned() };
-                let _ = writeln!(out, "  ! {}", step.text);
-                let _ = writeln!(out, "      expected {}", shown(&difference.expected));
-                let _ = writeln!(out, "      got      {}", shown(&difference.got));
+                let _ = writeln!(out, "! {indent}{}", step.text);
+                let _ = writeln!(out, "    {indent}expected {}", shown(&difference.expected));
+                let _ = writeln!(out, "    {indent}got      {}", shown(&difference.got));
             }
         }
+        tell_steps(out, &step.body, verdict, depth + 1);
     }
-    out
 }

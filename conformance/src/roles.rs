@@ -19,6 +19,8 @@ pub(crate) struct Device {
     pub(crate) cdev: Option<String>,
     /// The number of its group, where it has one.
     pub(crate) group: Option<String>,
+    /// Whether it is a model in the process that answers.
+    pub(crate) simulated: bool,
 }
 
 /// The devices by role, and which nodes there are besides theirs.
@@ -73,12 +75,8 @@ impl Roles {
         let mut lines = vec![format!("nodes {} {}", self.iommu, self.container)];
         for (role, device) in &self.devices {
             let or_none = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
-            lines.push(format!(
-                "{role} {} {} {}",
-                device.address,
-                or_none(&device.cdev),
-                or_none(&device.group)
-            ));
+            let (cdev, group) = (or_none(&device.cdev), or_none(&device.group));
+            lines.push(format!("{role} {} {cdev} {group} {}", device.address, device.simulated));
         }
         lines.join("\n")
     }
@@ -92,10 +90,10 @@ impl Roles {
                 ["nodes", iommu, container] => {
                     (roles.iommu, roles.container) = (*iommu == "true", *container == "true");
                 }
-                [role, address, cdev, group] => {
+                [role, address, cdev, group, simulated] => {
                     let sysfs = Path::new(PCI).join(address);
-                    let (cdev, group) = (some(cdev), some(group));
-                    let device = Device { address: (*address).to_owned(), sysfs, cdev, group };
+                    let (cdev, group, simulated) = (some(cdev), some(group), *simulated == "true");
+                    let device = Device { address: (*address).to_owned(), sysfs, cdev, group, simulated };
                     roles.devices.insert((*role).to_owned(), device);
                 }
                 _ => {}
@@ -159,13 +157,9 @@ impl Device {
             .ok()
             .filter(|_| driver.file_name().is_some_and(|name| name == "vfio-pci"))
             .and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
-        Self { address: address.to_owned(), sysfs, cdev, group }
-    }
-
-    /// Whether it is a model in the process that answers.
-    pub(crate) fn is_simulated(&self) -> bool {
-        std::fs::canonicalize(&self.sysfs)
-            .is_ok_and(|directory| directory.starts_with("/sys/devices/noiommu-sim"))
+        let place = fs::canonicalize(&sysfs).unwrap_or_default();
+        let simulated = place.starts_with("/sys/devices/noiommu-sim");
+        Self { address: address.to_owned(), sysfs, cdev, group, simulated }
     }
 
     /// The path of its node in /dev/vfio/devices.
@@ -190,6 +184,7 @@ mod tests {
             sysfs: Path::new(PCI).join(address),
             cdev: cdev.map(str::to_owned),
             group: group.map(str::to_owned),
+            simulated: group.is_none(),
         };
         let devices = BTreeMap::from([
             ("edu".to_owned(), device("0000:00:02.0", Some("noiommu-vfio0"), Some("0"))),

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::cases::Library;
+use crate::names;
 use crate::parse::{self, Block, Step};
 use crate::process::{self, Executed};
 use crate::roles::Roles;
 use crate::steps;
 use crate::sys::{self, Ended};
-use crate::world::World;
+use crate::world::{Setups, World};
 
 /// The number of the descriptor for answers: out of the way of those that a case counts.
 const REPORT: i32 = 902;
@@ -29,11 +30,23 @@ pub(crate) fn obstacle(case: &Block, roles: &Roles) -> Option<String> {
             "iommu" => roles.iommu,
             "container" => roles.container,
             role => match role.split_once('.') {
+                _ if names::capability(role).is_some() => {
+                    names::capability(role).is_some_and(sys::has_capability)
+                }
                 Some((role, "group")) => roles.get(role).is_some_and(|device| device.group.is_some()),
                 _ => roles.get(role).is_some_and(|device| device.cdev.is_some()),
             },
         };
         (!met).then(|| format!("no {need} here"))
+    })
+}
+
+/// Whether the steps, those of setups among them, map a device's registers, as far as the kernel lets them.
+pub(crate) fn maps_registers(steps: &[Step], setups: &Setups) -> bool {
+    parse::flatten(steps).into_iter().any(|step| match (step.verb(), step.arguments()) {
+        ("mmap", [_, _, offset, ..]) => offset.starts_with("BAR") && step.answer.is_empty(),
+        ("use", [name]) => setups.get(name).is_some_and(|steps| maps_registers(steps, setups)),
+        _ => false,
     })
 }
 

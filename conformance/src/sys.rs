@@ -283,17 +283,29 @@ pub(crate) fn limit_memlock(bytes: u64) -> Call<i64> {
     }
 }
 
+/// The capability sets of this process: effective, permitted, inheritable; twice, for capabilities 0 to 31 and 32 to 63.
+type Capabilities = [[u32; 3]; 2];
+
+/// Version 3 of the calls' structures, and this thread.
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
+fn capabilities() -> Call<Capabilities> {
+    let mut header = CAPABILITY_HEADER;
+    let mut sets = Capabilities::default();
+    // SAFETY: header and sets have the layout of version 3 of the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) })?;
+    Ok(sets)
+}
+
+/// Whether the capability with that number is effective.
+pub(crate) fn has_capability(number: u32) -> bool {
+    let sets = capabilities().unwrap_or_default();
+    sets.get(number as usize / 32).is_some_and(|set| set[0] & 1 << (number % 32) != 0)
+}
+
 /// Takes the capability with that number out of the effective set, or puts it back.
 pub(crate) fn capability(number: u32, raise: bool) -> Call<i64> {
-    /// `_LINUX_CAPABILITY_VERSION_3`.
-    const VERSION: u32 = 0x2008_0522;
-    let mut header = [VERSION, 0];
-    // Effective, permitted, inheritable; twice, for capabilities 0 to 31 and 32 to 63.
-    let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: header and sets have the layout of version 3 of the call.
-    unsafe {
-        check(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()))?;
-    }
+    let mut sets = capabilities()?;
     if let Some(set) = sets.get_mut(number as usize / 32) {
         let bit = 1 << (number % 32);
         if raise {
@@ -302,8 +314,9 @@ pub(crate) fn capability(number: u32, raise: bool) -> Call<i64> {
             set[0] &= !bit;
         }
     }
-    // SAFETY: as above.
-    unsafe { check(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr())) }
+    let mut header = CAPABILITY_HEADER;
+    // SAFETY: as for the call that gets them.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) })
 }
 
 /// Becomes another user and keeps the capabilities.

@@ -14,6 +14,14 @@ pub(crate) struct Mistake(pub(crate) String);
 /// What a step answers; empty where there is nothing to tell.
 pub(crate) type Answer = Result<String, Mistake>;
 
+/// How the answer of a step begins that names what an earlier step should have made.
+pub(crate) const WITHOUT: &str = "without ";
+
+/// Something is named that is not there: a mistake when answers are recorded, otherwise what comes of an earlier difference.
+pub(crate) fn without<T>(name: &str) -> Result<T, Mistake> {
+    mistake(format!("{WITHOUT}{name}"))
+}
+
 /// A mistake in the case's text.
 pub(crate) fn mistake<T>(what: impl Into<String>) -> Result<T, Mistake> {
     Err(Mistake(what.into()))
@@ -64,7 +72,7 @@ impl<'a> World<'a> {
         match self.files.get(name) {
             Some(fd) => Ok(*fd),
             // A number stands for itself.
-            None => name.parse().or_else(|_| mistake(format!("no descriptor `{name}`"))),
+            None => name.parse().or_else(|_| without(name)),
         }
     }
 
@@ -103,7 +111,7 @@ impl<'a> World<'a> {
         if let Some(name) = term.strip_prefix('$') {
             return match self.variables.get(name) {
                 Some(value) => Ok(*value),
-                None => mistake(format!("nothing was kept as `{term}`")),
+                None => without(term),
             };
         }
         if let Some(value) = number(term) {
@@ -117,7 +125,7 @@ impl<'a> World<'a> {
         }
         match self.files.get(term) {
             Some(fd) => Ok(*fd as i64 as u64),
-            None => mistake(format!("`{term}` is no number, constant, buffer or descriptor")),
+            None => without(term),
         }
     }
 

@@ -97,10 +97,11 @@ impl Entry {
         }
     }
 
-    /// Whether a user may do what the three bits (read 4, write 2, execute 1) say. Root may read and write anything.
-    pub(crate) fn allows(&self, user: u32, group: u32, wanted: u32) -> bool {
+    /// Whether a user may do what the three bits (read 4, write 2, execute 1) say; `overrides` stands for CAP_DAC_OVERRIDE,
+    /// which lets anybody read and write.
+    pub(crate) fn allows(&self, user: u32, group: u32, overrides: bool, wanted: u32) -> bool {
         let mode = self.attributes().mode;
-        let granted = if user == 0 {
+        let granted = if overrides {
             let anybody = mode | mode >> 3 | mode >> 6;
             if self.is_directory() { 7 } else { 6 | anybody }
         } else if user == self.owner {
@@ -205,7 +206,10 @@ impl Builder {
             return;
         }
         let from = path.parent().unwrap_or(Path::new("/"));
-        let common = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+        // The last component is told even where the link leads up to it.
+        let most = to.components().count().saturating_sub(1);
+        let same = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+        let common = same.min(most);
         let mut target: PathBuf = from.components().skip(common).map(|_| "..").collect();
         target.extend(to.components().skip(common));
         self.add(&path, What::Link(target.into_os_string().into_vec()));

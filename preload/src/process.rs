@@ -17,6 +17,12 @@ pub(crate) fn adopt() {
     OWNER.store(id(), Ordering::Relaxed);
 }
 
+/// Whether this thread has CAP_DAC_OVERRIDE: may read and write any file.
+pub(crate) fn overrides() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::DAC_OVERRIDE))
+}
+
 /// Whether this is a child that shares the memory of its parent and not the descriptors (`vfork`, `posix_spawn`): what it does to
 /// its descriptors must not be noted. A child made without the C library's `fork` is taken for one, too.
 pub(crate) fn is_borrowed() -> bool {

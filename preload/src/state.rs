@@ -138,7 +138,8 @@ pub(crate) fn entry(path: &[u8]) -> Option<&'static Entry> {
 /// Whether a path has a name in it that only our nodes, and a few things near them, have.
 pub(crate) fn is_telling(path: &[u8]) -> bool {
     let has = |name: &[u8]| path.windows(name.len()).any(|window| window == name);
-    has(b"vfio") || has(b"iommu")
+    // Simulated devices are in a PCI domain that no firmware numbers.
+    has(b"vfio") || has(b"iommu") || has(b"/ffff:")
 }
 
 extern "C" fn construct() {

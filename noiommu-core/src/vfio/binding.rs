@@ -36,15 +36,14 @@ impl Bind {
         Ok(Self { iommufd: call.iommufd, token, argument })
     }
 
-    /// Looks at the token. A device that is no virtual function needs none and takes any.
+    /// Looks at the token. A device that is no virtual function, and whose functions share none, takes none.
     ///
     /// # Errors
-    /// EFAULT: it cannot be read.
+    /// EFAULT: it cannot be read; EINVAL: there is one.
     pub fn check_token(&self, memory: &dyn UserMemory) -> Result<(), Errno> {
-        match self.token {
-            Some(address) => read::<[u8; 16]>(memory, address).map(drop),
-            None => Ok(()),
-        }
+        let Some(address) = self.token else { return Ok(()) };
+        let _: [u8; 16] = read(memory, address)?;
+        Err(Errno::EINVAL)
     }
 
     /// Tells the device's id.

@@ -179,7 +179,7 @@ impl Platform for Memory {
             Backing::File(file, start) => {
                 let start = start.checked_add(offset).ok_or_else(overflow)?;
                 let view = View::new(file, start, length)?;
-                self.pin_range(view.address as usize, length, Some(view))
+                self.pin_range(view.address as usize + view.before, length, Some(view))
             }
         }
     }
@@ -224,6 +224,8 @@ impl Pins for HostPins {
 struct View {
     address: *mut u8,
     length: usize,
+    /// Bytes before those that are asked for.
+    before: usize,
 }
 
 // SAFETY: an address range that belongs to this value alone and is never looked into.
@@ -246,7 +248,8 @@ impl View {
             )
             .with_remedy("map it before sealing it, or copy it into a DmaBuffer"));
         }
-        let size = rustix::fs::fstat(file).map_err(|error| Error::system("fstat", error))?.st_size as u64;
+        let status = rustix::fs::fstat(file).map_err(|error| Error::system("fstat", error))?;
+        let size = status.st_size as u64;
         if offset.checked_add(length as u64).is_none_or(|end| end > size) {
             return Err(Error::new(
                 ErrorKind::BadMemory,
@@ -254,15 +257,20 @@ impl View {
                 format!("{length} bytes at {offset:#x} pass the end of the file ({size} bytes)"),
             ));
         }
+        // Files of huge pages can be mapped in these alone; their size is what such a file tells as its block.
+        let block = u64::try_from(status.st_blksize).unwrap_or(0).max(1).next_power_of_two();
+        let before = offset & (block - 1);
+        let whole = usize::try_from((before + length as u64).next_multiple_of(block));
+        let whole = whole.map_err(|_| Error::from(Errno::EOVERFLOW))?;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let address = unsafe {
             mm::mmap(
                 std::ptr::null_mut(),
-                length,
+                whole,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 file,
-                offset,
+                offset - before,
             )
         };
         let address = address.map_err(|error| {
@@ -270,10 +278,10 @@ impl View {
                 Error::system(format_args!("mapping {length} bytes at {offset:#x} of the file"), error);
             match error.errno() {
                 Errno::EACCES => error.with_remedy("open it for reading and writing"),
-                _ => error.with_remedy("offsets and lengths in hugetlb files are multiples of the huge page"),
+                _ => error,
             }
         })?;
-        Ok(Self { address: address.cast(), length })
+        Ok(Self { address: address.cast(), length: whole, before: before as usize })
     }
 }
 

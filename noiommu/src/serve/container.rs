@@ -4,9 +4,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noiommu_core::Errno;
-use noiommu_uapi::vfio::container::{
-    VFIO_API_VERSION, VFIO_CHECK_EXTENSION, VFIO_GET_API_VERSION, VFIO_NOIOMMU_IOMMU, VFIO_SET_IOMMU,
-};
+use noiommu_uapi::vfio::container::*;
 
 use super::file::{Caller, FileOperations};
 
@@ -39,6 +37,17 @@ impl Container {
         state.set &= state.groups > 0;
     }
 
+    /// Whether an extension can be had. Before a group is in it, a container offers what any driver of IOMMUs would; with a
+    /// no-IOMMU group, nothing but that.
+    fn offers(&self, extension: u64) -> bool {
+        const TYPE1_V2: u32 = VFIO_TYPE1v2_IOMMU;
+        match u32::try_from(extension) {
+            Ok(VFIO_NOIOMMU_IOMMU) => true,
+            Ok(VFIO_TYPE1_IOMMU | TYPE1_V2 | VFIO_UNMAP_ALL) => self.state().groups == 0,
+            _ => false,
+        }
+    }
+
     pub(super) fn is_set(&self) -> bool {
         self.state().set
     }
@@ -66,7 +75,7 @@ impl FileOperations for ContainerFile {
     fn ioctl(&self, _: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno> {
         match request {
             VFIO_GET_API_VERSION => Ok(i64::from(VFIO_API_VERSION)),
-            VFIO_CHECK_EXTENSION => Ok(i64::from(argument == u64::from(VFIO_NOIOMMU_IOMMU))),
+            VFIO_CHECK_EXTENSION => Ok(i64::from(self.0.offers(argument))),
             VFIO_SET_IOMMU => self.0.set_iommu(argument).map(|()| 0),
             // What maps belongs to an IOMMU, and asks for one to be chosen first.
             _ if self.0.is_set() => Err(Errno::ENOTTY),

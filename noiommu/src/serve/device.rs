@@ -55,7 +55,8 @@ impl Device {
         let id = iommufd.context().bind()?;
         if let Err(error) = self.served.open_first() {
             let _ = iommufd.context().unbind(id);
-            return Err(error);
+            // Another process has it: an opener more, as far as anybody can tell.
+            return Err(if error == Errno::EBUSY { Errno::EINVAL } else { error });
         }
         (state.opened, state.process) = (1, process::id());
         state.bound = Some((iommufd.clone(), id));

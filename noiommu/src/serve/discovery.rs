@@ -23,13 +23,14 @@ const NO_IOMMU_GROUP: &str = "vfio-noiommu";
 const SIMULATED: u8 = 2;
 
 /// What sysfs tells of QEMU's edu device.
-const SIMULATED_ATTRIBUTES: [(&str, &str); 7] = [
+const SIMULATED_ATTRIBUTES: [(&str, &str); 8] = [
     ("vendor", "0x1234\n"),
     ("device", "0x11e8\n"),
     ("subsystem_vendor", "0x1af4\n"),
     ("subsystem_device", "0x1100\n"),
     ("revision", "0x10\n"),
     ("class", "0x00ff00\n"),
+    ("driver_override", "vfio-pci\n"),
     ("resource", "0x00000000fea00000 0x00000000feafffff 0x0000000000040200\n"),
 ];
 

@@ -144,6 +144,11 @@ fn map(kept: &Kept, mut request: MmapRequest) -> Result<c_long, Errno> {
     if access == libc::O_WRONLY {
         return Err(Errno::EACCES);
     }
+    let mut request = request;
+    if access == libc::O_RDONLY {
+        // Nobody could write to what is shared so: to the kernel, it is not shared.
+        request.flags = request.flags & !MAP_TYPE | libc::MAP_PRIVATE;
+    }
     gate::engine(|| {
         let (answer, _released) = maps::change(|mut maps| {
             // SAFETY: the program's own call.

@@ -13,7 +13,7 @@ use crate::overlay::{Attributes, Entry, What};
 use crate::paths::{self, returned, route};
 use crate::raw::{self, errno};
 use crate::table::{self, Open};
-use crate::{gate, state};
+use crate::{gate, process, state};
 
 interpose! {
     fn stat(path: *const c_char, into: *mut Stat) -> c_int {
@@ -350,14 +350,15 @@ fn may(
             return Err(Errno::EINVAL);
         }
         // SAFETY: these take nothing, and always succeed.
-        let (user, group) = unsafe {
+        let (user, group, overrides) = unsafe {
             if flags & libc::AT_EACCESS != 0 {
-                (libc::geteuid(), libc::getegid())
+                (libc::geteuid(), libc::getegid(), process::overrides())
             } else {
-                (libc::getuid(), libc::getgid())
+                // Asked for the real user, the kernel counts the capabilities that user would have.
+                (libc::getuid(), libc::getgid(), libc::getuid() == 0)
             }
         };
-        if entry.allows(user, group, wanted as u32) { Ok(0) } else { Err(Errno::EACCES) }
+        if entry.allows(user, group, overrides, wanted as u32) { Ok(0) } else { Err(Errno::EACCES) }
     };
     route(directory, path, flags & AT_SYMLINK_NOFOLLOW == 0, kernel, ours) as c_int
 }

@@ -171,7 +171,7 @@ pub(crate) fn open_entry(entry: &'static Entry, flags: c_int, mode: mode_t) -> R
                     _ => 6,
                 };
                 // SAFETY: takes nothing, and always succeeds.
-                if !unsafe { entry.allows(libc::geteuid(), libc::getegid(), wanted) } {
+                if !unsafe { entry.allows(libc::geteuid(), libc::getegid(), process::overrides(), wanted) } {
                     return Err(Errno::EACCES);
                 }
                 let served = state::served();

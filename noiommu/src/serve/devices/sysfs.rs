@@ -146,7 +146,7 @@ impl Claimed {
 /// Whether a BAR shares no page with anything else: larger than a page, or at the start of one that nothing else is in.
 fn has_its_pages(bar: SysfsResource) -> bool {
     let page = rustix::param::page_size() as u64;
-    if bar.size == 0 || bar.start % page != 0 {
+    if bar.size == 0 || !bar.start.is_multiple_of(page) {
         return bar.size >= page;
     }
     let (first, last) = (bar.start + bar.size, (bar.start + bar.size - 1) | (page - 1));
