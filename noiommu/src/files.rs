@@ -1,8 +1,7 @@
-//! Small files of the kernel, by system calls alone: where this runs inside a program under the preload library, the C
-//! library's names lead back to us.
+//! Small files of the kernel, as /sys and /proc have them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
@@ -10,21 +9,6 @@ use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 /// Opens a file, closed on exec.
 pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-/// Moves a descriptor that is kept open out of the way: a program that is served counts on the lowest free numbers.
-pub(crate) fn aside(descriptor: OwnedFd) -> OwnedFd {
-    let lowest = lowest_aside();
-    if descriptor.as_raw_fd() >= lowest {
-        return descriptor;
-    }
-    rustix::io::fcntl_dupfd_cloexec(&descriptor, lowest).unwrap_or(descriptor)
-}
-
-/// The lowest number for descriptors of ours that are kept: the upper half of what the process may have.
-pub(crate) fn lowest_aside() -> RawFd {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    i32::try_from(limit / 2).unwrap_or(1 << 19).min(1 << 19)
 }
 
 /// Whether there is something there; a link that leads nowhere is something.

@@ -46,21 +46,6 @@ fn page() -> Option<&'static AtomicU32> {
     Some(unsafe { AtomicU32::from_ptr(page.cast()) })
 }
 
-/// Keeps signals away from the calling thread, one of ours: the program's handlers are for its own threads.
-pub(crate) fn block_signals() {
-    let all = u64::MAX;
-    // SAFETY: the set is here, and of the kernel's size. By number, as the C library's function would not block its own.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const all,
-            std::ptr::null_mut::<u64>(),
-            size_of::<u64>(),
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #[test]

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use libc::{SA_RESETHAND, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGBUS, SIGSEGV, sigaction, siginfo_t, ucontext_t};
 
 use crate::raw::system;
+#[cfg(target_arch = "x86_64")]
+use crate::touch;
 use crate::{copy, real};
 
 #[cfg(target_arch = "x86_64")]
@@ -178,7 +180,8 @@ pub(crate) fn change_handler(signal: c_int, handler: usize, flags: c_int) -> usi
     }
 }
 
-/// What to do about a fault: 0 for going on, or the program's handler. Runs in the signal handler: only atomics and system calls.
+/// What to do about a fault: 0 for going on, or the program's handler. Runs in the signal handler: only atomics
+/// and system calls, but for an access of the program's own code that is served, which holds none of our locks.
 extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) -> usize {
     // SAFETY: the kernel gives both to a handler with SA_SIGINFO, and the context has a place for the program counter.
     let (code, counter, at) = unsafe {
@@ -189,6 +192,11 @@ extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     if let Some(end) = copy::recovery(at).filter(|_| code > 0) {
         // SAFETY: as above.
         unsafe { *counter = end };
+        return 0;
+    }
+    // SAFETY: a fault has an address.
+    #[cfg(target_arch = "x86_64")]
+    if signal == SIGBUS && code > 0 && touch::serve(unsafe { (*info).si_addr() } as u64, context.cast()) {
         return 0;
     }
     let Some(wish) = Wish::of(signal) else { return 0 };

@@ -14,6 +14,7 @@
 //! | `table` | which descriptors are served, found without a lock |
 //! | `maps` | device memory that the program has mapped |
 //! | `copy`, `fault` | the program's memory by addresses that may be wrong; SIGSEGV and SIGBUS |
+//! | `touch` | registers of simulated devices, mapped |
 //! | `gate`, `process` | forks while others are in the engine; children of `vfork` |
 //! | `hooks` | the functions of the C library |
 //! | `real`, `raw` | what is behind them: the C library's own, and the kernel |
@@ -45,6 +46,8 @@ mod real;
 mod server;
 mod state;
 mod table;
+#[cfg(target_arch = "x86_64")]
+mod touch;
 
 pub use noiommu::serve::VARIABLE;
 pub use server::{Serve, Start};

@@ -157,6 +157,8 @@ extern "C" fn construct() {
             SAID.share();
             process::adopt();
             fault::install();
+            #[cfg(target_arch = "x86_64")]
+            noiommu::serve::serve_touches();
             gate::guard_forks();
             PHASE.store(ON, Ordering::Release);
         }

@@ -68,7 +68,6 @@ const STEPS: &[Step] = &[
     Step { name: "vm-backports", vm: true, run: vm_backports },
     Step { name: "vm-iommu", vm: true, run: vm_iommu },
     Step { name: "vm-nvme-identify", vm: true, run: vm_nvme_identify },
-    Step { name: "vm-nvme-identify-preload", vm: true, run: vm_nvme_identify_preload },
     Step { name: "vm-conformance-reference", vm: true, run: vm_conformance_reference },
     Step { name: "vm-conformance-legacy", vm: true, run: vm_conformance_legacy },
     Step { name: "vm-fuzz-uapi", vm: true, run: vm_fuzz_uapi },
@@ -379,17 +378,9 @@ fn vm_nvme_identify(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The same program on kernels that lack what it asks for, through the preload library.
-fn vm_nvme_identify_preload(project: &Project) -> Result<Outcome> {
-    for kernel in [vm::Choice::Built(vm::Variant::Legacy), vm::Choice::Stock] {
-        vm::nvme_identify(project, &vm::OnKernel::preload(kernel))?;
-    }
-    Ok(Outcome::Passed)
-}
-
 /// The engine answers as the real kernel did, with real devices.
 fn vm_conformance_legacy(project: &Project) -> Result<Outcome> {
-    vm::conformance(project, &vm::OnKernel::preload(vm::Choice::Built(vm::Variant::Legacy)))?;
+    vm::conformance(project, &vm::OnKernel::new(vm::Choice::Built(vm::Variant::Legacy), true))?;
     Ok(Outcome::Passed)
 }
 

@@ -189,7 +189,7 @@ pub(super) fn devices() {
         let _ = black_box(device.write(&Anything, unknown(), unknown(), unknown()));
         let _ = black_box(device.map(unknown(), unknown(), unknown() & 1 == 0));
         device.watched(unknown());
-        black_box((device.memory_enabled(), device.revocations(), device.backend()));
+        black_box((device.mappings_answer(), device.memory_enabled(), device.revocations(), device.backend()));
     }
     device.close();
 }

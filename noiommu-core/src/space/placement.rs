@@ -52,8 +52,10 @@ impl AllowedRanges {
         core::iter::from_fn(move || {
             let mut joined = ranges.next()?;
             let touches = |next: &IovaRange, last: Iova| last.checked_add(1) == Some(next.first());
-            while let Some(next) = ranges.next_if(|next| touches(next, joined.last())) {
+            // Not `next_if`, which asserts.
+            while let Some(next) = ranges.peek().copied().filter(|next| touches(next, joined.last())) {
                 joined = IovaRange::new(joined.first(), next.last())?;
+                ranges.next();
             }
             Some(joined)
         })

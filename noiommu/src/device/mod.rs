@@ -4,6 +4,7 @@ mod bar;
 mod config;
 pub(crate) mod sim;
 pub(crate) mod sysfs;
+mod uio;
 mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -14,12 +14,12 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::bar::Registers;
 use super::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
-use super::{Backend, Provider};
+use super::{Backend, Provider, uio};
 use crate::{Error, ErrorKind, Result, files, optin};
 
 pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 /// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
-const CLAIM: &str = "noiommu";
+pub(super) const CLAIM: &str = "noiommu";
 
 /// A claimed device. Bus mastering is off by the time this is dropped, as the kit sees to it.
 pub(crate) struct SysfsDevice {
@@ -30,6 +30,8 @@ pub(crate) struct SysfsDevice {
     /// What was there before, to be put back.
     override_before: Option<String>,
     enabled: bool,
+    /// uio_pci_generic is bound to it.
+    pub(super) helper: bool,
 }
 
 /// Claims and enables the device at a PCI address.
@@ -77,16 +79,16 @@ impl SysfsDevice {
         }
         refuse_iommu(&name, &directory)?;
         refuse_driver(&name, &directory)?;
-        let config =
-            files::open(&directory.join("config"), OFlags::RDWR).map(files::aside).map_err(|error| {
-                Error::system(format_args!("opening {}", directory.join("config").display()), error)
-                    .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
-            })?;
+        let config = files::open(&directory.join("config"), OFlags::RDWR).map_err(|error| {
+            Error::system(format_args!("opening {}", directory.join("config").display()), error)
+                .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
+        })?;
         rustix::fs::flock(&config, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::new(ErrorKind::Busy, Errno::EBUSY, format!("{name} is in use by another process"))
                 .with_remedy("end the program that drives it")
         })?;
-        let mut device = Self { name, directory, config, override_before: None, enabled: false };
+        let mut device =
+            Self { name, directory, config, override_before: None, enabled: false, helper: false };
         // From here on, dropping `device` puts back what has been changed.
         if ConfigSpace(&device).is_bridge()? {
             return Err(Error::new(
@@ -97,6 +99,9 @@ impl SysfsDevice {
                     device.name
                 ),
             ));
+        }
+        if uio::is_left_behind(&device.directory) {
+            uio::unbind(&device.name);
         }
         let before = files::read_text(&device.directory.join("driver_override")).unwrap_or_default();
         device.write("driver_override", CLAIM)?;
@@ -166,12 +171,16 @@ pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
 
 pub(crate) fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
     let Some(driver) = files::link_name(&directory.join("driver")) else { return Ok(()) };
+    if uio::is_left_behind(directory) {
+        return Ok(());
+    }
     Err(Error::new(ErrorKind::Busy, Errno::EBUSY, format!("the kernel's driver {driver} has {name}"))
         .with_remedy(format!("if nothing uses the device: echo {name} > {DEVICES}/{name}/driver/unbind")))
 }
 
 impl Drop for SysfsDevice {
     fn drop(&mut self) {
+        self.unbind_helper();
         if self.enabled {
             let _ = self.write("enable", "0");
         }

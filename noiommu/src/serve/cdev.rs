@@ -11,7 +11,7 @@ use noiommu_uapi::vfio::device::{
 };
 
 use super::device::{Device, View, World};
-use super::file::{Caller, FileKind, FileOperations, MmapRequest};
+use super::file::{Caller, FileKind, FileOperations, MmapRequest, Touch};
 use super::iommufd::{Iommufd, IommufdFile};
 
 /// An open device node.
@@ -136,6 +136,10 @@ impl FileOperations for CdevFile {
         self.usable()?;
         // SAFETY: passed on from the caller.
         unsafe { self.device.served.mmap(request) }
+    }
+
+    fn touch(&self, touch: Touch) -> Option<u64> {
+        self.device.served.touch(touch)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -50,6 +50,17 @@ pub struct MmapRequest {
     pub offset: u64,
 }
 
+/// An access of the program to a mapping that has no memory behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touch {
+    /// Where.
+    pub address: u64,
+    /// Bytes: 1, 2, 4 or 8.
+    pub width: u8,
+    /// What is written; `None` for reading.
+    pub value: Option<u64>,
+}
+
 /// What the kernel knows of a file before it asks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileKind {
@@ -102,6 +113,13 @@ pub trait FileOperations: Send + Sync {
     unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
         let _ = request;
         Err(Errno::ENODEV)
+    }
+
+    /// The program has touched a mapping of this file and got SIGBUS, as it does where simulated registers are mapped
+    /// ([`touches_are_served`](super::touches_are_served)): answers what was read, or 0 after a write; `None`: the signal stands.
+    fn touch(&self, touch: Touch) -> Option<u64> {
+        let _ = touch;
+        None
     }
 
     /// The file as what it is, for calls that take another file's descriptor (`VFIO_DEVICE_BIND_IOMMUFD`).

@@ -11,7 +11,7 @@ use noiommu_uapi::vfio::group::*;
 
 use super::container::{Container, ContainerFile};
 use super::device::{Device, View, World};
-use super::file::{Caller, File, FileKind, FileOperations, MmapRequest};
+use super::file::{Caller, File, FileKind, FileOperations, MmapRequest, Touch};
 use super::iommufd::{Iommufd, IommufdFile};
 
 /// The group of a device, or none: a device without one goes through its whole life all the same.
@@ -243,6 +243,10 @@ impl FileOperations for GroupDeviceFile {
     unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno> {
         // SAFETY: passed on from the caller.
         unsafe { self.device.served.mmap(request) }
+    }
+
+    fn touch(&self, touch: Touch) -> Option<u64> {
+        self.device.served.touch(touch)
     }
 
     fn as_any(&self) -> &dyn Any {

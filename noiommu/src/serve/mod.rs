@@ -15,9 +15,11 @@ mod memory;
 mod node;
 mod server;
 mod settings;
+mod touches;
 
 pub use discovery::kernel_serves;
-pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest};
+pub use file::{Caller, Descriptors, File, FileKind, FileOperations, MmapRequest, Touch};
 pub use node::{Node, NodeKind};
 pub use server::{Server, check};
 pub use settings::{Provider, Settings, VARIABLE};
+pub use touches::{serve_touches, touches_are_served};

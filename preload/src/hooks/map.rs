@@ -113,7 +113,7 @@ fn over(begin: u64, length: u64, call: impl FnOnce() -> Result<usize, Errno>) ->
 }
 
 /// `mmap` of a served file: the checks that the kernel makes for every file, then the file.
-fn map(kept: &Kept, request: MmapRequest) -> Result<c_long, Errno> {
+fn map(kept: &Kept, mut request: MmapRequest) -> Result<c_long, Errno> {
     const PAGE: u64 = 4096;
     let Some(file) = kept.file() else { return Err(Errno::EBADF) };
     if !request.offset.is_multiple_of(PAGE) || request.length == 0 || request.flags & libc::MAP_HUGETLB != 0 {
@@ -130,8 +130,12 @@ fn map(kept: &Kept, request: MmapRequest) -> Result<c_long, Errno> {
     let access = kept.access & libc::O_ACCMODE;
     match request.flags & MAP_TYPE {
         libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => {
-            if request.protection & libc::PROT_WRITE != 0 && access == libc::O_RDONLY {
-                return Err(Errno::EACCES);
+            if access == libc::O_RDONLY {
+                if request.protection & libc::PROT_WRITE != 0 {
+                    return Err(Errno::EACCES);
+                }
+                // To a driver it is no shared mapping, as nothing can be written through it.
+                request.flags = request.flags & !MAP_TYPE | libc::MAP_PRIVATE;
             }
         }
         libc::MAP_PRIVATE => {}

@@ -74,11 +74,6 @@ impl OnKernel {
         Self { kernel, preload, stock: Stock::default() }
     }
 
-    /// The defaults, with this kernel and the preload library to answer.
-    pub(crate) fn preload(kernel: Choice) -> Self {
-        Self { preload: true, ..Self::native(kernel) }
-    }
-
     /// What the guest boots.
     fn kernel(&self, project: &Project) -> Result<Kernel> {
         apt::install(&HOST_PACKAGES)?;

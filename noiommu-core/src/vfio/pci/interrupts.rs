@@ -260,10 +260,14 @@ impl<B: Backend> PciDevice<B> {
                 Some(&descriptor) if descriptor >= 0 => Some(self.backend.event(descriptor)?),
                 _ => None,
             };
+            // Masked until it is connected: nothing comes too early.
+            if !enabled {
+                self.mask_device(true)?;
+            }
+            self.backend.line_connect(new.as_ref())?;
             if !enabled {
                 self.mask_device(self.line_off)?;
             }
-            self.backend.line_connect(new.as_ref())?;
             match &mut self.interrupt {
                 Active::Line { event, .. } => *event = new,
                 other => *other = Active::Line { event: new, unmask: None },

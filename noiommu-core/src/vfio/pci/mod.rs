@@ -223,6 +223,12 @@ impl<B: Backend> PciDevice<B> {
         self.power < power::D3 && self.config.command() & COMMAND_MEMORY != 0
     }
 
+    /// Whether registers that are mapped answer; where not, they are SIGBUS.
+    #[must_use]
+    pub fn mappings_answer(&self) -> bool {
+        self.memory_enabled() && self.low_power.is_none()
+    }
+
     /// How often the device's memory has gone away (turned off, asleep, reset) since it was opened. Who holds a part of it,
     /// exported, holds it no longer when this changes.
     #[must_use]

@@ -12,8 +12,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use rustix::fs::CWD;
 use rustix::io::{IoSliceMut, ReadWriteFlags};
 
-use crate::files;
-
 /// An eventfd of the caller that is held here, whatever becomes of the caller's descriptor.
 #[derive(Clone)]
 pub(crate) struct Event(Arc<OwnedFd>);
@@ -29,7 +27,7 @@ impl Event {
         }
         // SAFETY: only duplicated, which answers EBADF where it is not open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        let held = rustix::io::fcntl_dupfd_cloexec(descriptor, files::lowest_aside()).map_err(errno)?;
+        let held = rustix::io::fcntl_dupfd_cloexec(descriptor, 0).map_err(errno)?;
         let link = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", held.as_raw_fd()), Vec::new());
         if link.map_err(errno)?.as_bytes() != b"anon_inode:[eventfd]" {
             return Err(Errno::EINVAL);
@@ -59,6 +57,66 @@ pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error()).unwrap_or(Errno::EIO)
 }
 
+/// An interrupt line, as a file of the kernel's tells it: each interrupt can be read, as 4 bytes, once.
+pub(crate) struct Line {
+    file: OwnedFd,
+    /// What it signals.
+    event: Mutex<Option<Event>>,
+}
+
+impl Line {
+    pub(crate) fn new(file: OwnedFd) -> Self {
+        Self { file, event: Mutex::new(None) }
+    }
+
+    fn event(&self) -> std::sync::MutexGuard<'_, Option<Event>> {
+        self.event.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the line signals from now on; interrupts from before do not count.
+    pub(crate) fn connect(&self, event: Option<Event>) {
+        let mut held = self.event();
+        if held.is_none() {
+            self.take();
+        }
+        *held = event;
+    }
+
+    /// Takes off what there is to read; tells whether there was something.
+    fn take(&self) -> bool {
+        let mut ready = [PollFd::new(&self.file, PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A file that has failed is always ready, and has nothing.
+        poll(&mut ready, Some(&now)) == Ok(1) && rustix::io::read(&self.file, &mut [0; 4]) == Ok(4)
+    }
+
+    /// There is something to read.
+    fn came(&self) {
+        let event = self.event();
+        if self.take()
+            && let Some(event) = &*event
+        {
+            event.signal();
+        }
+    }
+}
+
+/// What a watcher looks at.
+#[derive(Clone)]
+enum Watched {
+    Event(Event),
+    Line(Arc<Line>),
+}
+
+impl Watched {
+    fn file(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Event(event) => event.0.as_fd(),
+            Self::Line(line) => line.file.as_fd(),
+        }
+    }
+}
+
 /// Tells of eventfds that are signalled, from a thread of its own, which there is once something is watched.
 pub(crate) struct Watcher {
     shared: Arc<Shared>,
@@ -70,20 +128,21 @@ struct Shared {
     /// Ends the thread.
     stop: OwnedFd,
     stopped: AtomicBool,
-    watched: Mutex<HashMap<u64, Event>>,
+    watched: Mutex<HashMap<u64, Watched>>,
     tell: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 /// The token that ends the thread; devices count theirs from 1.
 const STOP: u64 = 0;
+/// That of the line.
+const LINE: u64 = u64::MAX;
 
 impl Shared {
-    fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Event>> {
+    fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Watched>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) {
-        crate::process::block_signals();
         // All that may be watched at once: eventfds that several wait for are told to all of them, before the signal is taken.
         let mut events = [MaybeUninit::uninit(); 1024];
         while !self.stopped.load(Ordering::Acquire) {
@@ -91,9 +150,13 @@ impl Shared {
             for event in ready.iter() {
                 let token = event.data.u64();
                 let watched = self.watched().get(&token).cloned();
-                if let Some(event) = watched {
-                    event.take();
-                    (self.tell)(token);
+                match watched {
+                    Some(Watched::Event(event)) => {
+                        event.take();
+                        (self.tell)(token);
+                    }
+                    Some(Watched::Line(line)) => line.came(),
+                    None => {}
                 }
             }
         }
@@ -106,9 +169,8 @@ impl Watcher {
     /// # Errors
     /// EMFILE; ENOMEM.
     pub(crate) fn new(tell: impl Fn(u64) + Send + Sync + 'static) -> Result<Self, Errno> {
-        let epoll = files::aside(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno)?);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(errno)?;
-        let stop = files::aside(stop);
         epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN).map_err(errno)?;
         let shared = Shared {
             epoll,
@@ -125,7 +187,18 @@ impl Watcher {
     /// # Errors
     /// Those of [`Event::new`]; EAGAIN: no thread.
     pub(crate) fn watch(&self, descriptor: i32, token: u64) -> Result<Watch, Errno> {
-        let event = Event::new(descriptor)?;
+        self.add(Watched::Event(Event::new(descriptor)?), token)
+    }
+
+    /// Has a line signal what it is connected to.
+    ///
+    /// # Errors
+    /// EAGAIN: no thread; EPERM: a file that cannot be waited for.
+    pub(crate) fn watch_line(&self, line: &Arc<Line>) -> Result<Watch, Errno> {
+        self.add(Watched::Line(line.clone()), LINE)
+    }
+
+    fn add(&self, watched: Watched, token: u64) -> Result<Watch, Errno> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let shared = self.shared.clone();
@@ -133,8 +206,8 @@ impl Watcher {
             *thread = Some(started.map_err(|_| Errno::EAGAIN)?);
         }
         let data = epoll::EventData::new_u64(token);
-        epoll::add(&self.shared.epoll, event.0.as_fd(), data, epoll::EventFlags::IN).map_err(errno)?;
-        self.shared.watched().insert(token, event);
+        epoll::add(&self.shared.epoll, watched.file(), data, epoll::EventFlags::IN).map_err(errno)?;
+        self.shared.watched().insert(token, watched);
         Ok(Watch { shared: self.shared.clone(), token })
     }
 }
@@ -161,8 +234,8 @@ pub(crate) struct Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(event) = self.shared.watched().remove(&self.token) {
-            let _ = epoll::delete(&self.shared.epoll, event.0.as_fd());
+        if let Some(watched) = self.shared.watched().remove(&self.token) {
+            let _ = epoll::delete(&self.shared.epoll, watched.file());
         }
     }
 }

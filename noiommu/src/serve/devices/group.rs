@@ -1,7 +1,7 @@
 //! A device of the kernel's own no-IOMMU groups: the kernel's device answers, and only what it says of groups is turned into
 //! what whoever opened the device as a character device expects.
 //!
-//! System calls go by number, and on the caller's addresses: what is wrong with them the kernel says.
+//! System calls are made on the caller's addresses: what is wrong with them the kernel says.
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,7 +21,7 @@ use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::buffer::{Exporter, Presence};
 use super::event::errno;
-use super::sysfs::map_file;
+use super::served::map_file;
 use super::{ServedDevice, Session};
 use crate::device::SysfsResource;
 use crate::serve::MmapRequest;
@@ -93,9 +93,7 @@ fn call_with(file: &impl AsFd, request: u32, memory: &mut [u8]) -> Result<i64, E
 }
 
 fn open_node(path: &str) -> Result<OwnedFd, Errno> {
-    files::open(&PathBuf::from(path), OFlags::RDWR)
-        .map(files::aside)
-        .map_err(|error| crate::error::errno_of(&error))
+    files::open(&PathBuf::from(path), OFlags::RDWR).map_err(|error| crate::error::errno_of(&error))
 }
 
 /// The kernel's group of this number, opened here already or for a moment.
@@ -121,7 +119,7 @@ impl Open {
         let device = call_with(&group, VFIO_GROUP_GET_DEVICE_FD, &mut name)?;
         let device = i32::try_from(device).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel has just made it for us.
-        let device = files::aside(unsafe { rustix::fd::FromRawFd::from_raw_fd(device) });
+        let device = unsafe { rustix::fd::FromRawFd::from_raw_fd(device) };
         Ok(Self {
             device,
             _group: group,

@@ -15,9 +15,10 @@ use noiommu_core::vfio::pci::{Address, Neighbours};
 
 pub use self::buffer::BarBuffer;
 pub(super) use self::group::device as by_group;
+pub(super) use self::served::map_file;
 pub(super) use self::sim::edu as simulated_edu;
 pub(super) use self::sysfs::device as by_sysfs;
-use super::{Caller, MmapRequest};
+use super::{Caller, MmapRequest, Touch};
 
 /// What `domain:bus:device.function` says, as sysfs writes it.
 pub(super) fn parse_address(text: &str) -> Option<Address> {
@@ -79,6 +80,12 @@ pub trait ServedDevice: Send + Sync {
     /// # Safety
     /// That of `mmap` itself: with MAP_FIXED it replaces what the caller has at the address.
     unsafe fn mmap(&self, request: MmapRequest) -> Result<u64, Errno>;
+
+    /// An access to a mapping without memory behind it: see [`FileOperations::touch`](super::FileOperations::touch).
+    fn touch(&self, touch: Touch) -> Option<u64> {
+        let _ = touch;
+        None
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! A device whose rules are kept here: the core's, over one of our backends.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use noiommu_core::Errno;
 use noiommu_core::vfio::pci::{Backend, PciDevice, Surroundings};
+use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::buffer::{Exporter, Presence};
-use super::event::{Event, Watch, Watcher};
+use super::event::{Event, Watch, Watcher, errno};
 use super::{ServedDevice, Session};
-use crate::serve::MmapRequest;
+use crate::serve::touches::Phantoms;
+use crate::serve::{MmapRequest, Touch};
 
 /// A way to reach a device: opened when the device is, and closed (dropped) with it.
 pub(super) trait Way: Send + Sync + 'static {
@@ -20,11 +23,11 @@ pub(super) trait Way: Send + Sync + 'static {
 
 /// BARs that can be mapped.
 pub(super) trait Mappable {
-    /// Maps a part of a BAR for the caller, which the rules have allowed: `offset` is in the BAR.
+    /// The file whose bytes are those of a BAR; `None`: there is none, and every access has to be served.
     ///
-    /// # Safety
-    /// That of `mmap`.
-    unsafe fn map(&self, bar: u8, offset: u64, request: MmapRequest) -> Result<u64, Errno>;
+    /// # Errors
+    /// The system's.
+    fn file(&self, bar: u8) -> Result<Option<OwnedFd>, Errno>;
 }
 
 /// A device that can be opened.
@@ -36,6 +39,7 @@ pub(super) struct Served<W: Way> {
 struct Open<B: Backend> {
     device: PciDevice<B>,
     presence: Arc<Presence>,
+    phantoms: Phantoms,
 }
 
 impl<B: Backend> Open<B> {
@@ -82,7 +86,7 @@ impl<W: Way> ServedDevice for Served<W> {
         let this = Arc::downgrade(&self.open);
         let watcher = Watcher::new(move |token| watched(&this, token))?;
         let device = PciDevice::open(self.way.open(watcher)?)?;
-        let open = Open { device, presence: Arc::default() };
+        let open = Open { device, presence: Arc::default(), phantoms: Phantoms::default() };
         open.tell_presence();
         *self.lock() = Some(open);
         Ok(())
@@ -120,8 +124,52 @@ impl<W: Way> ServedDevice for Served<W> {
             let shared =
                 matches!(request.flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
             let place = open.device.map(request.offset, request.length, shared)?;
-            // SAFETY: passed on from the caller.
-            unsafe { open.device.backend().map(place.bar, place.offset, request) }
+            match open.device.backend().file(place.bar)? {
+                // SAFETY: passed on from the caller.
+                Some(file) => unsafe { map_file(&file, place.offset, request) },
+                // SAFETY: passed on from the caller.
+                None => unsafe { open.phantoms.map(request) },
+            }
         })
     }
+
+    fn touch(&self, touch: Touch) -> Option<u64> {
+        let mut open = self.lock();
+        let Open { device, phantoms, .. } = open.as_mut()?;
+        let place = device.map(phantoms.offset(touch.address)?, touch.width.into(), true).ok()?;
+        // As the kernel takes the mapping away.
+        if !device.mappings_answer() || place.offset % u64::from(touch.width) != 0 {
+            return None;
+        }
+        match touch.value {
+            None => device.backend().register_read(place.bar, place.offset, touch.width).ok(),
+            Some(value) => {
+                device.backend().register_write(place.bar, place.offset, touch.width, value).ok().map(|()| 0)
+            }
+        }
+    }
+}
+
+/// `mmap` of another file at another offset in the caller's name.
+///
+/// # Safety
+/// That of `mmap`.
+pub(in crate::serve) unsafe fn map_file(
+    file: &impl AsFd,
+    offset: u64,
+    request: MmapRequest,
+) -> Result<u64, Errno> {
+    let length = usize::try_from(request.length).map_err(|_| Errno::ENOMEM)?;
+    // SAFETY: the caller's own promise.
+    let address = unsafe {
+        mm::mmap(
+            request.address as *mut _,
+            length,
+            ProtFlags::from_bits_retain(request.protection.cast_unsigned()),
+            MapFlags::from_bits_retain(request.flags.cast_unsigned()),
+            file,
+            offset,
+        )
+    };
+    address.map(|address| address as u64).map_err(errno)
 }

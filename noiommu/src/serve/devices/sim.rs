@@ -1,7 +1,8 @@
-//! The simulated edu device: everything works on a machine without devices, but that its BAR cannot be mapped, as nothing
-//! would notice accesses to it.
+//! The simulated edu device, with which everything works on a machine without devices. Its BAR can be mapped where the faults of
+//! the program are served: nothing else would notice accesses to it.
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use noiommu_core::vfio::pci::{Address, Backend, Messages, Resource};
@@ -13,28 +14,42 @@ use super::served::{Mappable, Served, Way};
 use crate::device::Backend as _;
 use crate::device::sim::{self, Signal, SimDevice};
 use crate::memory::SimulatedMemory;
-use crate::serve::MmapRequest;
+use crate::process;
+use crate::serve::touches_are_served;
 
-/// An edu device that reaches made-up memory, or the real memory of this process. It is made new whenever it is opened.
+/// An edu device that reaches made-up memory, or the real memory of this process. It keeps its registers while nobody has it open;
+/// a forked child gets one of its own.
 pub(in crate::serve) fn edu(memory: Option<&Arc<SimulatedMemory>>) -> Box<dyn ServedDevice> {
-    Box::new(Served::new(BySimulation { memory: memory.cloned() }))
+    Box::new(Served::new(BySimulation { memory: memory.cloned(), device: Mutex::new(None) }))
 }
 
 struct BySimulation {
     memory: Option<Arc<SimulatedMemory>>,
+    /// The process that made the device, and the device; its thread is that process's.
+    device: Mutex<Option<(u32, Arc<SimDevice>)>>,
 }
 
 impl Way for BySimulation {
     type Backend = Simulated;
 
     fn open(&self, watcher: Watcher) -> Result<Simulated, Errno> {
-        let device = sim::edu(self.memory.as_ref()).map_err(|error| error.errno())?;
+        let mut kept = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = match &*kept {
+            Some((process, device)) if *process == process::id() => device.clone(),
+            _ => {
+                let made = Arc::new(sim::edu(self.memory.as_ref()).map_err(|error| error.errno())?);
+                let inherited = kept.replace((process::id(), made.clone()));
+                // Its thread is not here to be waited for.
+                std::mem::forget(inherited);
+                made
+            }
+        };
         Ok(Simulated { device, watcher })
     }
 }
 
 struct Simulated {
-    device: SimDevice,
+    device: Arc<SimDevice>,
     watcher: Watcher,
 }
 
@@ -44,8 +59,8 @@ fn signal(event: Option<&Event>) -> Option<Signal> {
 }
 
 impl Mappable for Simulated {
-    unsafe fn map(&self, _: u8, _: u64, _: MmapRequest) -> Result<u64, Errno> {
-        Err(Errno::EINVAL)
+    fn file(&self, _: u8) -> Result<Option<OwnedFd>, Errno> {
+        Ok(None)
     }
 }
 
@@ -78,7 +93,7 @@ impl Backend for Simulated {
         match index {
             0 => {
                 let (start, size) = self.device.resource();
-                Resource { start, size, ..Resource::default() }
+                Resource { start, size, mappable: touches_are_served(), ..Resource::default() }
             }
             _ => Resource::default(),
         }

@@ -1,24 +1,22 @@
 //! A real device through its files in sysfs, on any kernel.
 //!
-//! No interrupt arrives without the kernel's help: the device shows none, as under a kernel that gives it neither a line nor
-//! messages.
+//! No interrupt arrives without the kernel's help. Where it has uio_pci_generic, the line does; messages never do, and the
+//! device shows what there is, as under a kernel that gives it no more.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use noiommu_core::vfio::pci::{Address, Backend, Messages, Resource, Space};
 use noiommu_core::{Errno, TryVec};
 use rustix::fs::OFlags;
-use rustix::mm::{self, MapFlags, ProtFlags};
 
-use super::event::{Event, Watch, Watcher, errno};
+use super::event::{Event, Line, Watch, Watcher, errno};
 use super::served::{Mappable, Served, Way};
 use super::{ServedDevice, parse_address};
 use crate::device::{Backend as _, MappedBar, Registers as _, SysfsDevice, SysfsResource};
 use crate::error::errno_of;
-use crate::serve::MmapRequest;
 use crate::{device, files};
 
 /// The device at a PCI address, claimed while it is open.
@@ -45,8 +43,10 @@ fn told(error: crate::Error) -> Errno {
     error.errno()
 }
 
-/// A claimed device.
+/// A claimed device. Fields are dropped in order: the line is closed before its helper is unbound.
 struct Claimed {
+    /// The line, where it arrives here.
+    line: Option<(Watch, Arc<Line>)>,
     device: SysfsDevice,
     watcher: Watcher,
     config_size: u16,
@@ -63,7 +63,11 @@ enum Bar {
 }
 
 impl Claimed {
-    fn new(device: SysfsDevice, watcher: Watcher) -> crate::Result<Self> {
+    fn new(mut device: SysfsDevice, watcher: Watcher) -> crate::Result<Self> {
+        let line = device.bind_helper().and_then(|file| {
+            let line = Arc::new(Line::new(file));
+            Some((watcher.watch_line(&line).ok()?, line))
+        });
         let table = device.resources()?;
         let mut resources = [Resource::default(); 7];
         for (resource, found) in resources.iter_mut().zip(&table) {
@@ -78,16 +82,24 @@ impl Claimed {
         }
         // The file is as large as the config space that the kernel can reach.
         let config_size = if device.config_read(256, &mut [0; 4]).is_ok() { 4096 } else { 256 };
-        Ok(Self { device, watcher, config_size, resources, bars: Default::default(), rom: OnceLock::new() })
+        Ok(Self {
+            line,
+            device,
+            watcher,
+            config_size,
+            resources,
+            bars: Default::default(),
+            rom: OnceLock::new(),
+        })
     }
 
     fn bar(&self, index: u8) -> Result<&Bar, Errno> {
         let bar = self.bars.get(usize::from(index)).ok_or(Errno::EINVAL)?;
         let made = bar.get_or_init(|| {
-            let path = self.file(index);
+            let path = self.path(index);
             let resource = self.device.resources().ok()?.get(usize::from(index)).copied()?;
             if self.resource(index).space == Space::Ports {
-                files::open(&path, OFlags::RDWR).ok().map(files::aside).map(Bar::Ports)
+                files::open(&path, OFlags::RDWR).ok().map(Bar::Ports)
             } else {
                 MappedBar::new(&path, resource).map_err(told).ok().map(Bar::Memory)
             }
@@ -95,7 +107,7 @@ impl Claimed {
         made.as_ref().ok_or(Errno::EIO)
     }
 
-    fn file(&self, bar: u8) -> PathBuf {
+    fn path(&self, bar: u8) -> PathBuf {
         self.device.directory().join(format!("resource{bar}"))
     }
 
@@ -163,31 +175,9 @@ fn functions_below(bridge: &Path, functions: &mut TryVec<Address>) -> Result<(),
 }
 
 impl Mappable for Claimed {
-    unsafe fn map(&self, bar: u8, offset: u64, request: MmapRequest) -> Result<u64, Errno> {
-        let file = files::open(&self.file(bar), OFlags::RDWR).map_err(|error| errno_of(&error))?;
-        // SAFETY: passed on from the caller.
-        unsafe { map_file(&file, offset, request) }
+    fn file(&self, bar: u8) -> Result<Option<OwnedFd>, Errno> {
+        files::open(&self.path(bar), OFlags::RDWR).map(Some).map_err(|error| errno_of(&error))
     }
-}
-
-/// `mmap` of another file at another offset in the caller's name.
-///
-/// # Safety
-/// That of `mmap`.
-pub(super) unsafe fn map_file(file: &impl AsFd, offset: u64, request: MmapRequest) -> Result<u64, Errno> {
-    let length = usize::try_from(request.length).map_err(|_| Errno::ENOMEM)?;
-    // SAFETY: the caller's own promise.
-    let address = unsafe {
-        mm::mmap(
-            request.address as *mut _,
-            length,
-            ProtFlags::from_bits_retain(request.protection.cast_unsigned()),
-            MapFlags::from_bits_retain(request.flags.cast_unsigned()),
-            file,
-            offset,
-        )
-    };
-    address.map(|address| address as u64).map_err(errno)
 }
 
 impl Backend for Claimed {
@@ -333,14 +323,20 @@ impl Backend for Claimed {
     }
 
     fn has_line(&self) -> bool {
-        false
+        self.line.is_some()
     }
 
-    fn line_connect(&self, _: Option<&Event>) -> Result<(), Errno> {
-        Err(Errno::ENODEV)
+    fn line_connect(&self, event: Option<&Event>) -> Result<(), Errno> {
+        let (_, line) = self.line.as_ref().ok_or(Errno::ENODEV)?;
+        line.connect(event.cloned());
+        Ok(())
     }
 
-    fn line_disconnect(&self) {}
+    fn line_disconnect(&self) {
+        if let Some((_, line)) = &self.line {
+            line.connect(None);
+        }
+    }
 
     fn has_messages(&self, _: Messages) -> bool {
         false
