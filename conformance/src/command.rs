@@ -155,12 +155,7 @@ impl Run {
         };
         let listed = listed::parse(&listed, &library)?;
         let provider = self.provider.clone().unwrap_or_else(|| provider(&roles).to_owned());
-        let obstacle = |case: &Block| match runner::obstacle(case, &roles) {
-            None if provider == SIM && runner::maps_registers(&case.steps, &library.setups) => {
-                Some("registers of simulated devices cannot be mapped".to_owned())
-            }
-            obstacle => obstacle,
-        };
+        let obstacle = |case: &Block| runner::obstacle(case, &roles);
         let patience = Duration::from_secs(self.timeout);
         let mut report = Report::new(provider.clone());
         for source in &library.sources {

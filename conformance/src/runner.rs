@@ -10,7 +10,7 @@ use crate::process::{self, Executed};
 use crate::roles::Roles;
 use crate::steps;
 use crate::sys::{self, Ended};
-use crate::world::{Setups, World};
+use crate::world::World;
 
 /// The number of the descriptor for answers: out of the way of those that a case counts.
 const REPORT: i32 = 902;
@@ -38,15 +38,6 @@ pub(crate) fn obstacle(case: &Block, roles: &Roles) -> Option<String> {
             },
         };
         (!met).then(|| format!("no {need} here"))
-    })
-}
-
-/// Whether the steps, those of setups among them, map a device's registers, as far as the kernel lets them.
-pub(crate) fn maps_registers(steps: &[Step], setups: &Setups) -> bool {
-    parse::flatten(steps).into_iter().any(|step| match (step.verb(), step.arguments()) {
-        ("mmap", [_, _, offset, ..]) => offset.starts_with("BAR") && step.answer.is_empty(),
-        ("use", [name]) => setups.get(name).is_some_and(|steps| maps_registers(steps, setups)),
-        _ => false,
     })
 }
 
