@@ -114,10 +114,10 @@ fn start(options: &Options) -> Result<std::convert::Infallible, Refusal> {
     let (name, arguments) =
         options.program.split_first().ok_or_else(|| Refusal::new("no program", "name one"))?;
     let program = program::find(name)?;
-    program::check(&program)?;
-    check(&settings)?;
     let mut command = Command::new(&program);
     serve_in(&mut command, &settings)?;
+    program::check(&program)?;
+    check(&settings)?;
     let error = command.arg0(name).args(arguments).exec();
     Err(Refusal { cause: format!("{} cannot be started: {error}", program.display()), remedy: None })
 }
