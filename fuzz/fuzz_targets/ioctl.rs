@@ -3,17 +3,16 @@
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| noiommu_fuzz::ioctl(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    noiommu_fuzz::ioctl(bytes, false);
+});
 
 #[cfg(not(fuzzing))]
 fn main() -> std::io::Result<()> {
     for path in std::env::args_os().skip(1) {
         let bytes = std::fs::read(&path)?;
         println!("{}", path.display());
-        for step in noiommu_fuzz::steps(&bytes) {
-            println!("  {step:?}");
-        }
-        noiommu_fuzz::ioctl(&bytes);
+        noiommu_fuzz::ioctl(&bytes, true);
     }
     Ok(())
 }

@@ -7,7 +7,8 @@
 //! * the same objects are there under the same ids, with as many areas;
 //! * NOIOMMU_GET_PA at both ends of every area tells where the page was *when it was pinned*, with a run that ends at the
 //!   area's end or where physical memory is not contiguous, and there alone;
-//! * an IOAS without a domain holds no table frame; where nothing should be pinned, nothing is;
+//! * an IOAS without a domain holds no table frame; where nothing should be pinned, nothing is; no memory is held that no area
+//!   is of;
 //! * nothing was answered with EIO, which is what the engine answers to a broken platform.
 //!
 //! At the end everything is destroyed, or simply dropped, and no pin is left.
@@ -17,30 +18,42 @@ mod op;
 mod world;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
+use arbitrary::Unstructured;
 use noiommu_core::platform::Caller;
-use noiommu_core::{Context, Errno, Iova, ObjectId};
+use noiommu_core::{Context, Errno, Iova, ObjectId, ObjectKind};
 
 use self::model::{Expected, Model, Setting};
-use self::op::{Delivery, Op};
-pub use self::op::{Step, steps};
+use self::op::{Delivery, Op, Step};
 use self::world::{BASE, BYTES, Fake, Memory, PAGE, SMALL_PAGES, Somebody};
 
 /// All rights, and descriptors.
 const ALL_RIGHTS: Caller = Caller { raw_io: true, ipc_lock: true, resource: true };
 
-/// Runs the steps that `bytes` mean.
+/// The most steps of one sequence.
+const MOST: usize = 64;
+
+/// Runs the steps that `bytes` mean, and answers how many they were. With `tell`, each is printed before it is run.
 ///
 /// # Panics
 /// Where the engine and the model part ways.
-pub fn ioctl(bytes: &[u8]) {
-    let steps = steps(bytes);
+pub fn ioctl(bytes: &[u8], tell: bool) -> usize {
     let mut both = Both::new();
-    for (number, step) in steps.iter().enumerate() {
-        both.run(number, step);
+    let mut u = Unstructured::new(bytes);
+    let mut number = 0;
+    while number < MOST
+        && let Some(step) = op::next(&mut u, &both.model)
+    {
+        if tell {
+            println!("  {number}: {step:?}");
+        }
+        both.run(number, &step);
+        number += 1;
     }
     // By the length, which libFuzzer varies all the time.
-    both.end(bytes.len() % 2 == 0);
+    both.end(bytes.len().is_multiple_of(2));
+    number
 }
 
 /// The engine, the model, and the process that calls them.
@@ -62,6 +75,7 @@ impl Both {
                 caller: Cell::new(ALL_RIGHTS),
                 queues: RefCell::default(),
                 descriptors: Cell::new(true),
+                held: Rc::default(),
             },
             devices: Vec::new(),
         }
@@ -85,10 +99,6 @@ impl Both {
             caller: self.somebody.caller.get(),
             descriptors: self.somebody.descriptors.get(),
         };
-        let device = |at: u8, devices: &[u32]| match devices.len() {
-            0 => 77,
-            count => devices[usize::from(at) % count],
-        };
         let (told, expected) = match &step.op {
             Op::Ioctl(request, bytes) => return self.ioctl(number, step, *request, bytes, &setting),
             Op::Number(request, argument) => return self.call(number, step, *request, *argument, &setting),
@@ -100,28 +110,26 @@ impl Both {
                 self.devices.push(told.unwrap_or(0));
                 (told, Ok(self.model.bind()))
             }
-            Op::Unbind(at) => {
-                let device = device(*at, &self.devices);
+            &Op::Unbind(device) => {
                 self.devices.retain(|other| *other != device);
                 let told = self.engine.unbind(ObjectId(device));
                 (told.map(|()| 0), self.model.unbind(device).map(|()| 0))
             }
-            Op::Attach(at, to, pasid) => {
-                let device = device(*at, &self.devices);
+            &Op::Attach(device, to, pasid) => {
                 let told = match pasid {
-                    None => self.engine.attach(ObjectId(device), ObjectId(*to)),
-                    Some(pasid) => self.engine.attach_pasid(ObjectId(device), ObjectId(*to), *pasid),
+                    None => self.engine.attach(ObjectId(device), ObjectId(to)),
+                    Some(pasid) => self.engine.attach_pasid(ObjectId(device), ObjectId(to), pasid),
                 };
-                (told.map(|id| id.0), self.model.attach(&setting, device, *to, *pasid))
+                (told.map(|id| id.0), self.model.attach(&setting, device, to, pasid))
             }
-            Op::Detach(at, pasid) => {
-                let device = device(*at, &self.devices);
+            &Op::Detach(device, pasid) => {
                 let told = match pasid {
                     None => self.engine.detach(ObjectId(device)),
-                    Some(pasid) => self.engine.detach_pasid(ObjectId(device), *pasid),
+                    Some(pasid) => self.engine.detach_pasid(ObjectId(device), pasid),
                 };
                 let expected = match pasid {
-                    Some(1..) => self.model.kind(device).map(|_| ()).ok_or(Errno::ENOENT),
+                    Some(1..) if self.model.kind(device) == Some(ObjectKind::Device) => Ok(()),
+                    Some(1..) => Err(Errno::ENOENT),
                     _ => self.model.detach(device, pasid.is_some()),
                 };
                 (told.map(|()| 0), expected.map(|()| 0))
@@ -275,6 +283,9 @@ impl Both {
                 }
             }
         }
+        let areas: usize = self.model.ioases().map(|(_, ioas)| ioas.areas.len()).sum();
+        let held = Rc::strong_count(&self.somebody.held) - 1;
+        assert!(held <= areas, "{held} names of memory for {areas} areas after step {number}, {step:?}");
         let pinned = self.engine.platform().pinned.get();
         assert!(pinned >= self.model.pinned(), "{pinned:#x} bytes pinned after step {number}, {step:?}");
         if !self.model.ioases().any(|(id, ioas)| !ioas.areas.is_empty() && self.model.has_domain(id)) {

@@ -49,6 +49,12 @@ impl Backing {
     }
 }
 
+/// The same in the engine's hands, counted.
+pub(crate) struct Held {
+    backing: Backing,
+    _count: Rc<()>,
+}
+
 /// A page that things happen to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Page {
@@ -64,7 +70,7 @@ pub(crate) struct Pages([Page; 2 * SMALL_PAGES as usize]);
 
 impl Pages {
     /// The page there, if it is a small one.
-    fn index(backing: Backing) -> Option<usize> {
+    pub(crate) fn index(backing: Backing) -> Option<usize> {
         let (bytes, first) = match backing {
             Backing::User(address) => (address.checked_sub(SMALL)?, 0),
             Backing::File(start) => (start, SMALL_PAGES),
@@ -177,13 +183,13 @@ impl Pins for FakePins {
 
 impl Platform for Fake {
     type Error = Errno;
-    type Backing = Backing;
+    type Backing = Held;
     type Pins = FakePins;
     type Memory = Frames;
     type Table = Rc<Table<Frames>>;
 
-    fn is_file(&self, backing: &Backing) -> bool {
-        matches!(backing, Backing::File(_))
+    fn is_file(&self, backing: &Held) -> bool {
+        matches!(backing.backing, Backing::File(_))
     }
 
     fn new_table(&self) -> Result<Self::Table, Errno> {
@@ -192,19 +198,22 @@ impl Platform for Fake {
 
     fn pin(
         &self,
-        backing: &Backing,
+        backing: &Held,
         offset: u64,
         length: u64,
         access: Access,
         _: Caller,
     ) -> Result<FakePins, Errno> {
-        assert!((offset | length) % PAGE == 0 && length > 0, "pins whole pages: {offset:#x}, {length:#x}");
+        assert!(
+            (offset | length).is_multiple_of(PAGE) && length > 0,
+            "pins whole pages: {offset:#x}, {length:#x}"
+        );
         if let Some(left) = self.pins_left.get() {
             self.pins_left.set(Some(left.checked_sub(1).ok_or(Errno::ENOMEM)?));
         }
         let (pages, mut runs, mut at) = (self.pages.borrow(), Vec::new(), 0);
         while at < length {
-            let (place, bytes) = pages.place(backing.at(offset + at), access.write)?;
+            let (place, bytes) = pages.place(backing.backing.at(offset + at), access.write)?;
             let bytes = bytes.min(length - at);
             runs.push(PhysRun { address: PhysAddr(place), length: bytes });
             at += bytes;
@@ -284,6 +293,8 @@ pub(crate) struct Somebody {
     pub(crate) queues: RefCell<Vec<u32>>,
     /// Whether there are descriptors left.
     pub(crate) descriptors: Cell<bool>,
+    /// Counts the memory that the engine holds by name.
+    pub(crate) held: Rc<()>,
 }
 
 /// The descriptor of the caller's file.
@@ -301,7 +312,7 @@ impl UserMemory for Somebody {
     }
 }
 
-impl Process<Backing> for Somebody {
+impl Process<Held> for Somebody {
     fn memory(&self) -> &dyn UserMemory {
         self
     }
@@ -310,12 +321,13 @@ impl Process<Backing> for Somebody {
         self.caller.get()
     }
 
-    fn user_backing(&self, address: u64) -> Backing {
-        Backing::User(address)
+    fn user_backing(&self, address: u64) -> Held {
+        Held { backing: Backing::User(address), _count: self.held.clone() }
     }
 
-    fn file_backing(&self, descriptor: i32, start: u64, _: u64) -> Result<Backing, Errno> {
-        if descriptor == FILE { Ok(Backing::File(start & !(PAGE - 1))) } else { Err(Errno::EBADF) }
+    fn file_backing(&self, descriptor: i32, start: u64, _: u64) -> Result<Held, Errno> {
+        let held = Held { backing: Backing::File(start & !(PAGE - 1)), _count: self.held.clone() };
+        if descriptor == FILE { Ok(held) } else { Err(Errno::EBADF) }
     }
 
     fn open_fault_queue(&self, queue: ObjectId) -> Result<i32, Errno> {

@@ -265,7 +265,8 @@ impl Draft {
             false => self.id(Kind::Ioas),
         };
         let operation = self.random.word(&["OPTION_SET", "OPTION_SET", "OPTION_GET", "2"]);
-        let value = self.random.one(&[0, 0, 1, 1, 2, u64::MAX]).unwrap_or(0);
+        let large = u64::from(!self.small_pages || option == "RLIMIT_MODE");
+        let value = self.random.one(&[large, large, 1, 1, 2, u64::MAX]).unwrap_or(0);
         let fields = format!("option_id={option} op={operation} object_id={object} val64={value}");
         self.call("IOMMU_OPTION", &fields);
     }
@@ -345,7 +346,8 @@ impl Draft {
                 self.say(format!("VFIO_CHECK_EXTENSION {fd} {extension}"));
             }
             2 | 3 => {
-                let kind = self.random.word(&["TYPE1", "TYPE1", "TYPE1V2", "NOIOMMU", "2", "0x100000001"]);
+                let type1 = if self.small_pages { "TYPE1" } else { "TYPE1V2" };
+                let kind = self.random.word(&[type1, type1, "TYPE1V2", "NOIOMMU", "2", "0x100000001"]);
                 self.say(format!("VFIO_SET_IOMMU {fd} {kind}"));
             }
             4..=6 => {
@@ -354,7 +356,6 @@ impl Draft {
                     "DMA_READ|DMA_WRITE",
                     "DMA_READ",
                     "DMA_WRITE",
-                    "0",
                     "4",
                 ]);
                 let fields = format!("flags={flags} vaddr={address} iova={iova:#x} size={length:#x}");

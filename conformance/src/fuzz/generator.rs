@@ -49,6 +49,8 @@ pub(super) struct Draft {
     pub(super) queues: u64,
     /// Whether there may be an IOAS for the container calls.
     pub(super) compat: bool,
+    /// Whether leaves of one page may be asked for. If so, no area of several pages reaches the end of the space.
+    pub(super) small_pages: bool,
     /// Pages of `b` that are elsewhere, and spare ones that are used.
     pub(super) moved: Vec<u64>,
     pub(super) spares: u64,
@@ -68,10 +70,12 @@ pub(super) fn sequence(seed: u64, index: u64) -> Vec<String> {
         devices: [device("edu", "d"), device("edu2", "e")],
         queues: 0,
         compat: false,
+        small_pages: false,
         moved: Vec::new(),
         spares: 0,
         weights: Vec::new(),
     };
+    draft.small_pages = draft.random.percent(50);
     // Some kinds of steps are left out of a sequence and some are in it more often, so that it gets further with the rest.
     for (weight, _) in STEPS {
         let factor = draft.random.one(&[0, 1, 1, 1, 1, 5]).unwrap_or(1);
@@ -107,7 +111,7 @@ impl Draft {
         if self.random.percent(8) {
             self.say("IOMMU_VFIO_IOAS i op=IOAS_SET ioas_id=1");
             self.compat = true;
-            if self.random.percent(50) {
+            if self.small_pages {
                 self.say("VFIO_SET_IOMMU i TYPE1");
             }
         }
@@ -183,7 +187,7 @@ impl Draft {
         match self.random.below(200) {
             0..2 => 0,
             2..5 => u64::MAX - PAGE + 1,
-            5..6 => u64::MAX - 2 * PAGE + 1,
+            5..6 if !self.small_pages => u64::MAX - 2 * PAGE + 1,
             6..7 => u64::MAX,
             7..10 => 0x1_0000 + self.random.below(16 * PAGE),
             10..12 => {

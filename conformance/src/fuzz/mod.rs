@@ -7,6 +7,9 @@
 //! What sequences do not do, since the answers could not be the same, or not every time:
 //!
 //! * map memory that is only readable for reading only (io_uring cannot pin it; among the listed differences);
+//! * map several pages at the very end of the IOVA space with leaves of one page (7.3 maps what lies behind the first page
+//!   instead, whosever that is), nor anything without access by VFIO_IOMMU_MAP_DMA (7.3 refuses it once there is a domain, with
+//!   a warning in the kernel's log);
 //! * ask for contiguous bytes where the pages are not known to be neighbours, or not: all memory is put together page by page;
 //! * map the file of a descriptor of the uAPI: natively that holds itself open for ever, and the device with it;
 //! * go on with a descriptor's number after it is closed: what gets that number next is a matter of the provider.

@@ -180,6 +180,24 @@ impl Model {
         Ok(())
     }
 
+    /// Whether there is an IOAS for the container calls.
+    pub(crate) fn has_compat(&self) -> bool {
+        self.compat.is_some()
+    }
+
+    /// The first few small pages of every area, as the world counts them.
+    pub(crate) fn small_pages(&self) -> Vec<u8> {
+        let areas = self.ioases().flat_map(|(_, ioas)| &ioas.areas);
+        let pages = areas.flat_map(|(first, area)| {
+            let bytes = (area.last - first).min(8 * PAGE);
+            let named = self.named[area.named].backing;
+            (0..=bytes)
+                .step_by(PAGE as usize)
+                .filter_map(move |offset| Pages::index(named.at(area.start + offset)))
+        });
+        pages.filter_map(|page| u8::try_from(page).ok()).collect()
+    }
+
     fn automatic(&self, ioas: u32) -> Option<u32> {
         self.objects.iter().find_map(|(id, object)| match object {
             Object::Hwpt { ioas: on, automatic: true, .. } if *on == ioas => Some(*id),

@@ -15,6 +15,7 @@ pub(crate) struct Area {
     /// Its memory, and the offset of its first byte there.
     pub(super) named: usize,
     pub(super) start: u64,
+    pub(super) access: Access,
 }
 
 /// An IOAS.
@@ -46,27 +47,36 @@ impl Ioas {
         if wanted < alignment {
             return Err(Errno::EINVAL);
         }
+        // The place in a hole. A hole that ends where the area would begin takes not even one byte.
+        let place = |first: u64, last: u64| {
+            let iova = first.checked_next_multiple_of(wanted)? | (address % PAGE);
+            (iova < last && last - iova >= length - 1).then_some(iova)
+        };
         let mut windows = self.allowed.clone();
         if windows.is_empty() {
             windows.push((0, u64::MAX));
         }
         windows.sort_unstable();
+        // Those that touch are one.
+        windows.dedup_by(|next, before| {
+            let touches = before.1.checked_add(1) == Some(next.0);
+            if touches {
+                before.1 = next.1;
+            }
+            touches
+        });
         for (first, last) in windows {
             // Neither the first page nor the last.
             let (first, last) = (first.max(PAGE), last.min(u64::MAX - PAGE));
-            // Holes begin at the window's beginning and behind areas.
+            // Holes begin where the area would be if there were nothing else, and behind areas.
+            let Some(first) = place(first, last) else { continue };
             let behind = self.areas.values().filter_map(|area| area.last.checked_add(1));
             for start in std::iter::once(first).chain(behind) {
                 if !(first..=last).contains(&start) || self.at(start).is_some() {
                     continue;
                 }
-                let hole_end =
-                    self.areas.keys().find(|next| **next > start).map_or(u64::MAX, |next| next - 1);
-                let hole_end = hole_end.min(last);
-                let Some(iova) = start.checked_next_multiple_of(wanted) else { continue };
-                let iova = iova | address % PAGE;
-                // A hole that ends where the area would begin takes not even one byte.
-                if iova < hole_end && hole_end - iova >= length - 1 {
+                let end = self.areas.keys().find(|next| **next > start).map_or(u64::MAX, |next| next - 1);
+                if let Some(iova) = place(start, end.min(last)) {
                     return Ok(iova);
                 }
             }
@@ -108,12 +118,38 @@ impl Model {
         Ok(())
     }
 
+    /// EINVAL for what the kernel cannot enter into its table: memory without access, and at the end of the space memory that is
+    /// not in one piece.
+    fn check_table(
+        &self,
+        pages: &Pages,
+        (named, start, length): Slice,
+        one_piece: bool,
+        access: Access,
+    ) -> Result<(), Errno> {
+        let (first, mut at) = self.place(pages, named, start);
+        while one_piece && at < length {
+            let (place, bytes) = self.place(pages, named, start + at);
+            if place != first + at {
+                return Err(Errno::EINVAL);
+            }
+            at += bytes;
+        }
+        if some(access) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
     /// Pins everything in an IOAS, or nothing.
     pub(super) fn pin_all(&mut self, pages: &Pages, ioas: u32) -> Result<(), Errno> {
         self.check_whole_pages(ioas)?;
         let slice = |(first, area): (&u64, &super::Area)| (area.named, area.start, area.last - first + 1);
-        let slices: Vec<Slice> = self.ioas(ioas)?.areas.iter().map(slice).collect();
-        let pinned = slices.into_iter().try_for_each(|slice| self.pin(pages, slice));
+        let small = self.ioas(ioas)?.small_pages;
+        let areas = self.ioas(ioas)?.areas.iter();
+        let areas: Vec<(Slice, bool, Access)> =
+            areas.map(|area| (slice(area), area.1.last == u64::MAX && !small, area.1.access)).collect();
+        let pinned = areas.into_iter().try_for_each(|(slice, one_piece, access)| {
+            self.pin(pages, slice)?;
+            self.check_table(pages, slice, one_piece, access)
+        });
         if pinned.is_err() {
             self.settle();
         }
@@ -133,12 +169,14 @@ impl Model {
         &mut self,
         pages: &Pages,
         id: u32,
-        backing: impl FnOnce(u64) -> Backing,
+        backing: fn(u64) -> Backing,
         address: u64,
         wanted: &Wanted,
     ) -> Result<u64, Errno> {
         self.ioas(id)?;
-        address.checked_add(wanted.length).ok_or(Errno::EOVERFLOW)?;
+        if let Backing::User(_) = backing(0) {
+            address.checked_add(wanted.length).ok_or(Errno::EOVERFLOW)?;
+        }
         if wanted.length == 0 || wanted.length > u64::MAX - PAGE {
             return Err(Errno::EINVAL);
         }
@@ -155,7 +193,7 @@ impl Model {
     ) -> Result<u64, Errno> {
         let (alignment, ioas) = (self.alignment(id)?, self.ioas(id)?);
         let length = wanted.length;
-        if length == 0 || length % alignment != 0 {
+        if length == 0 || !length.is_multiple_of(alignment) {
             return Err(Errno::EINVAL);
         }
         let iova = match wanted.iova {
@@ -171,12 +209,16 @@ impl Model {
             if wanted.access.write && !self.named[*named].writable {
                 return Err(Errno::EPERM);
             }
-            if start % PAGE % alignment != 0 {
+            if !(start % PAGE).is_multiple_of(alignment) {
                 return Err(Errno::EINVAL);
             }
         }
         if self.has_domain(id) {
-            let pinned = slices.iter().try_for_each(|slice| self.pin(pages, *slice));
+            let one_piece = last == u64::MAX && !self.ioas(id)?.small_pages;
+            let pinned = slices.iter().zip(1..).try_for_each(|(slice, number)| {
+                self.pin(pages, *slice)?;
+                self.check_table(pages, *slice, one_piece && number == slices.len(), wanted.access)
+            });
             if pinned.is_err() {
                 self.settle();
                 return pinned.map(|()| 0);
@@ -185,7 +227,10 @@ impl Model {
         let ioas = self.ioas_mut(id)?;
         let mut at = iova;
         for (named, start, length) in slices {
-            ioas.areas.insert(at, Area { last: at + (length - 1), named: *named, start: *start });
+            ioas.areas.insert(
+                at,
+                Area { last: at + (length - 1), named: *named, start: *start, access: wanted.access },
+            );
             at = at.wrapping_add(*length);
         }
         Ok(iova)
@@ -244,7 +289,8 @@ impl Model {
             return Ok(());
         }
         let start = area.start + (last + 1 - first);
-        if (last + 1) % alignment != 0 || start % alignment != 0 || filled && !ioas.small_pages {
+        let aligned = (last + 1).is_multiple_of(alignment) && start.is_multiple_of(alignment);
+        if !aligned || filled && !ioas.small_pages {
             return Err(Errno::EINVAL);
         }
         ioas.areas.insert(first, Area { last, ..area.clone() });
