@@ -401,14 +401,23 @@ fn fuzz_corpus(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The engine answers as the real kernel did, on this machine, with simulated devices.
+/// The engine answers as Linux 7.3 did, on this machine, with simulated devices.
 fn conformance(project: &Project) -> Result<Outcome> {
     let (code, json) = program(project, &["conformance", "--json"])?;
-    let (cases, listed) = (&json["cases"], json["listed"].as_array().map_or(0, Vec::len));
-    if code != Some(0) || json["differences"] != 0 {
-        bail!("conformance: exit code {code:?}, {} of {cases} cases differ", json["differences"]);
+    // Whoever may not read physical addresses cannot be served; root must be.
+    if json["error"].is_object() && !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::NotRun(json["error"]["cause"].to_string()));
     }
-    println!("{cases} cases, 0 differences, {listed} listed");
+    let count = |key: &str| json[key].as_array().map_or(0, Vec::len);
+    if code != Some(0) || json["differences"] != 0 || count("different") != 0 {
+        bail!("exit code {code:?}, {} differences: {:.2000}", json["differences"], json["different"]);
+    }
+    let (cases, skipped) = (json["cases"].as_u64().unwrap_or(0), count("skipped") as u64);
+    // Simulated devices lack some things that real ones have, but not most.
+    if cases == 0 || skipped * 2 > cases {
+        bail!("{skipped} of {cases} cases did not run");
+    }
+    println!("{cases} cases, 0 differences, {} listed, {skipped} skipped", count("listed"));
     Ok(Outcome::Passed)
 }
 
