@@ -21,23 +21,56 @@ use crate::ioas::{self, Ioas};
 use crate::{Error, ErrorKind, Result, context};
 
 /// How a device is reached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[non_exhaustive]
 pub enum Provider {
     /// A model in this process.
     Sim,
-    /// A PCI device without a driver, through its files in sysfs.
+    /// A PCI device without a driver, through its files in sysfs; memory by the engine.
     Sysfs,
+    /// The same with the kernel's uio_pci_generic as a helper: it has the interrupt line, and the last close of a process that
+    /// dies turns bus mastering off.
+    Uio,
+    /// VFIO's group without an IOMMU; memory by the engine.
+    GroupNoIommu,
+    /// VFIO's group and type 1 container: behind an IOMMU, the device is given IOVAs.
+    Group,
+    /// VFIO's cdev without an IOMMU (Linux 7.3): memory and addresses by the kernel's own iommufd.
+    CdevNoIommu,
+    /// VFIO's cdev and iommufd: behind an IOMMU, the device is given IOVAs.
+    Cdev,
 }
 
 impl Provider {
-    /// Its name in output.
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Sim,
+        Self::Sysfs,
+        Self::Uio,
+        Self::GroupNoIommu,
+        Self::Group,
+        Self::CdevNoIommu,
+        Self::Cdev,
+    ];
+
+    /// Its name in output, and in `NOIOMMU_PROVIDER`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Sim => "sim",
             Self::Sysfs => "sysfs",
+            Self::Uio => "uio",
+            Self::GroupNoIommu => "group-noiommu",
+            Self::Group => "group",
+            Self::CdevNoIommu => "cdev-noiommu",
+            Self::Cdev => "cdev",
         }
+    }
+
+    /// Whether the device stands behind an IOMMU, which confines it.
+    #[must_use]
+    pub fn is_confined(self) -> bool {
+        matches!(self, Self::Group | Self::Cdev)
     }
 }
 
