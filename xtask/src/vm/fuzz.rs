@@ -3,13 +3,15 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 
 use super::conformance::RUNNER;
 use super::guest::{self, Scenario};
+use super::kernel::Kernel;
 use super::pack;
 use super::{Choice, EDU, OnKernel, Options, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
@@ -59,40 +61,60 @@ enum Side {
 }
 
 /// Sequences that an emulated machine runs in a second at the very least.
-const SLOWEST: u64 = 20;
+const SLOWEST: u64 = 10;
+
+/// Sequences that a guest is given at once: a difference is told when it comes up, not when all are done.
+const BATCH: u64 = 5000;
 
 /// Rounds of leaving out steps. Each boots both guests.
 const MOST_ROUNDS: usize = 12;
 
 /// Compares the answers to all sequences.
 pub(crate) fn fuzz(project: &Project, options: &Fuzz) -> Result<()> {
-    let other = if options.natively { Side::Native } else { Side::Preload };
-    let words =
-        format!("--seed {} --first {} --sequences {}", options.seed, options.first, options.sequences);
+    let seed = options.seed;
     if options.log {
-        print!("{}", answers(project, options, Side::Native, &format!("{words} --log"))?);
+        let words = format!("--seed {seed} --first {} --sequences {}", options.first, options.sequences);
+        print!("{}", Guest::new(project, options, Side::Native)?.answers(&format!("{words} --log"))?);
         return Ok(());
     }
-    let sides = [Side::Native, other];
-    let [native, engine] = both(project, options, sides, &words)?;
-    let told = native.lines().count();
-    ensure!(
-        told as u64 == options.sequences,
-        "the reference kernel answered {told} of {} sequences",
-        options.sequences
-    );
-    let differing = differing(&native, &engine);
-    let Some(first) = differing.first() else {
-        println!("{told} sequences of seed {}, no difference", options.seed);
-        return Ok(());
-    };
-    eprintln!("{} of {told} sequences differ", differing.len());
-    overview(project, options, sides, differing.get(..MOST_TOLD).unwrap_or(&differing))?;
-    let case = shortest(project, options, sides, first)?;
-    let place = project.run_dir("fuzz-uapi").join(format!("fuzz-{}-{first}.txt", options.seed));
+    let other = if options.natively { Side::Native } else { Side::Preload };
+    let both = Both(Guest::new(project, options, Side::Native)?, Guest::new(project, options, other)?);
+    let mut compared = 0;
+    for (first, sequences) in batches(options.first, options.sequences) {
+        let words = format!("--seed {seed} --first {first} --sequences {sequences}");
+        let [native, engine] = both.answers(&words)?;
+        let told = native.lines().count() as u64;
+        ensure!(told == sequences, "the reference kernel answered {told} of {sequences} sequences");
+        let differing = differing(&native, &engine);
+        if !differing.is_empty() {
+            return tell(project, &both, seed, &differing, sequences);
+        }
+        compared += sequences;
+        if compared < options.sequences {
+            println!("{compared} of {} sequences of seed {seed}, no difference so far", options.sequences);
+        }
+    }
+    println!("{compared} sequences of seed {seed}, no difference");
+    Ok(())
+}
+
+/// The sequences in parts: the first one's index, and how many.
+fn batches(first: u64, sequences: u64) -> impl Iterator<Item = (u64, u64)> {
+    let starts = (0..sequences).step_by(BATCH as usize);
+    starts.map(move |start| (first.saturating_add(start), BATCH.min(sequences - start)))
+}
+
+/// Makes the first of the differing sequences a case, and fails with it.
+fn tell(project: &Project, both: &Both<'_>, seed: u64, differing: &[&str], sequences: u64) -> Result<()> {
+    let Some(first) = differing.first() else { return Ok(()) };
+    eprintln!("{} of {sequences} sequences differ", differing.len());
+    overview(both, seed, differing.get(..MOST_TOLD).unwrap_or(differing))?;
+    let case = shortest(both, seed, first)?;
+    let place = project.run_dir("fuzz-uapi").join(format!("fuzz-{seed}-{first}.txt"));
+    fs::create_dir_all(place.parent().unwrap_or(Path::new(".")))?;
     fs::write(&place, format!("needs edu edu2\n\n{}", case.native))?;
     bail!(
-        "{} of {told} sequences differ. The first one is a case now, with the reference kernel's answers:\n  {}\n\n{}",
+        "{} of {sequences} sequences differ. The first one is a case now, with the reference kernel's answers:\n  {}\n\n{}",
         differing.len(),
         place.display(),
         side_by_side(&case.native, &case.engine)
@@ -116,9 +138,8 @@ fn differing<'a>(native: &'a str, engine: &str) -> Vec<&'a str> {
 }
 
 /// Tells the first step of each sequence that is answered differently.
-fn overview(project: &Project, options: &Fuzz, sides: [Side; 2], indices: &[&str]) -> Result<()> {
-    let words = format!("--seed {} --log --only {}", options.seed, indices.join(","));
-    let [native, engine] = both(project, options, sides, &words)?;
+fn overview(both: &Both<'_>, seed: u64, indices: &[&str]) -> Result<()> {
+    let [native, engine] = both.answers(&format!("--seed {seed} --log --only {}", indices.join(",")))?;
     for (native, engine) in native.split("\n\n").zip(engine.split("\n\n")) {
         let mut lines = native.lines().zip(engine.lines());
         let name = native.lines().next().unwrap_or_default();
@@ -135,20 +156,14 @@ fn answer(line: &str) -> &str {
     line.split_once(" => ").map_or("nothing", |(_, answer)| answer)
 }
 
-/// The answers of both sides to the same words.
-fn both(project: &Project, options: &Fuzz, sides: [Side; 2], words: &str) -> Result<[String; 2]> {
-    let [one, other] = sides;
-    Ok([answers(project, options, one, words)?, answers(project, options, other, words)?])
-}
-
 /// Leaves out steps of a differing sequence for as long as it differs still.
-fn shortest(project: &Project, options: &Fuzz, sides: [Side; 2], index: &str) -> Result<Compared> {
+fn shortest(both: &Both<'_>, seed: u64, index: &str) -> Result<Compared> {
     let words = |keep: &[Vec<usize>], log: &str| {
         let list = |keep: &Vec<usize>| keep.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let keep: Vec<String> = keep.iter().map(|keep| format!("--keep {}", list(keep))).collect();
-        format!("--seed {} --first {index} --sequences 1 {log} {}", options.seed, keep.join(" "))
+        format!("--seed {seed} --first {index} --sequences 1 {log} {}", keep.join(" "))
     };
-    let whole = both(project, options, sides, &words(&[], "--log"))?;
+    let whole = both.answers(&words(&[], "--log"))?;
     let Some(last) = last_step(&whole) else {
         bail!("sequence {index} does not differ when it runs alone:\n{}", whole[0]);
     };
@@ -166,7 +181,7 @@ fn shortest(project: &Project, options: &Fuzz, sides: [Side; 2], index: &str) ->
         if tries.is_empty() {
             break;
         }
-        let [native, engine] = both(project, options, sides, &words(&tries, ""))?;
+        let [native, engine] = both.answers(&words(&tries, ""))?;
         let differs: Vec<bool> =
             native.lines().zip(engine.lines()).map(|(one, other)| one != other).collect();
         let shorter = tries.iter().zip(differs).filter(|(_, differs)| *differs).map(|(steps, _)| steps);
@@ -175,7 +190,7 @@ fn shortest(project: &Project, options: &Fuzz, sides: [Side; 2], index: &str) ->
             None => break,
         }
     }
-    let [native, engine] = both(project, options, sides, &words(std::slice::from_ref(&keep), "--log"))?;
+    let [native, engine] = both.answers(&words(std::slice::from_ref(&keep), "--log"))?;
     Ok(Compared { native, engine })
 }
 
@@ -205,40 +220,85 @@ fn side_by_side(native: &str, engine: &str) -> String {
     text
 }
 
-/// What one side answers.
-fn answers(project: &Project, options: &Fuzz, side: Side, words: &str) -> Result<String> {
-    let variant = match side {
-        Side::Native => Variant::Reference,
-        Side::Preload => Variant::Legacy,
-    };
-    let mut run = options.run.clone();
-    run.at_least(60 + options.sequences / SLOWEST);
-    let mut on = OnKernel::new(Choice::Built(variant), false);
-    on.preload = matches!(side, Side::Preload);
-    let kernel = on.kernel(project)?;
-    let (mut files, arguments) = on.prepare(project, &[])?;
-    files.add_programs(&pack::build(project, &[RUNNER])?)?;
-    // Too long for the kernel's command line.
-    let file = project.run_dir("fuzz-uapi").join("words");
-    fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
-    fs::write(&file, words)?;
-    files.add("words", 0o644, &file)?;
-    let scenario = Scenario {
-        name: "fuzz-uapi",
-        arguments,
-        devices: &[EDU, EDU],
-        drives: &[],
-        nets: &[],
-        append: &[UNSAFE_NOIOMMU],
-        witnessed: false,
-    };
-    let output = guest::run(project, &scenario, &kernel, files, &run)?;
-    fs::read_to_string(output.join("answers")).context("the guest left no answers")
+/// One side: all that it takes to boot its guest.
+struct Guest<'a> {
+    project: &'a Project,
+    side: Side,
+    kernel: Kernel,
+    on: OnKernel,
+    runner: Vec<PathBuf>,
+    run: Options,
+}
+
+impl<'a> Guest<'a> {
+    fn new(project: &'a Project, options: &Fuzz, side: Side) -> Result<Self> {
+        let variant = match side {
+            Side::Native => Variant::Reference,
+            Side::Preload => Variant::Legacy,
+        };
+        let on = OnKernel::new(Choice::Built(variant), matches!(side, Side::Preload));
+        let kernel = on.kernel(project)?;
+        // Built here, one after the other, so that guests that run side by side do not wait for cargo.
+        on.prepare(project, &[])?;
+        let mut run = options.run.clone();
+        run.at_least(60 + options.sequences.min(BATCH) / SLOWEST);
+        Ok(Self { project, side, kernel, on, runner: pack::build(project, &[RUNNER])?, run })
+    }
+
+    /// What it answers to the words for the runner.
+    fn answers(&self, words: &str) -> Result<String> {
+        let (mut files, arguments) = self.on.prepare(self.project, &[])?;
+        files.add_programs(&self.runner)?;
+        // Too long for the kernel's command line.
+        files.add_text("words", words);
+        let scenario = Scenario {
+            name: "fuzz-uapi",
+            arguments,
+            devices: &[EDU, EDU],
+            drives: &[],
+            nets: &[],
+            append: &[UNSAFE_NOIOMMU],
+            witnessed: false,
+        };
+        let output = guest::run(self.project, &scenario, &self.kernel, files, &self.run)?;
+        let answers = fs::read_to_string(output.join("answers"));
+        answers.with_context(|| format!("the guest of {:?} left no answers", self.side))
+    }
+}
+
+/// Both sides.
+struct Both<'a>(Guest<'a>, Guest<'a>);
+
+impl Both<'_> {
+    /// The answers to the same words, of guests that run side by side; the same one twice runs one after the other, since
+    /// what it leaves has one place.
+    fn answers(&self, words: &str) -> Result<[String; 2]> {
+        let Self(native, other) = self;
+        if matches!(other.side, Side::Native) {
+            return Ok([native.answers(words)?, other.answers(words)?]);
+        }
+        thread::scope(|scope| {
+            let native = scope.spawn(|| native.answers(words));
+            let other = other.answers(words);
+            let native =
+                native.join().map_err(|_| anyhow!("the reference kernel's guest has no runner any more"))?;
+            Ok([native?, other?])
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_are_all_sequences() {
+        assert_eq!(batches(7, 3).collect::<Vec<_>>(), [(7, 3)]);
+        assert_eq!(batches(0, BATCH).collect::<Vec<_>>(), [(0, BATCH)]);
+        assert_eq!(batches(5, BATCH + 1).collect::<Vec<_>>(), [(5, BATCH), (5 + BATCH, 1)]);
+        assert_eq!(batches(0, 100_000).map(|(_, sequences)| sequences).sum::<u64>(), 100_000);
+        assert_eq!(batches(0, 0).count(), 0);
+    }
 
     #[test]
     fn differences_are_found() {

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -333,9 +334,12 @@ struct Room {
 
 impl Room {
     fn new(keep: bool) -> Result<Self> {
+        // Guests may run side by side.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         // With the time, since process ids come again and kept rooms stay.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let path = env::temp_dir().join(format!("noiommu-{}-{:x}", process::id(), now));
+        let path = env::temp_dir().join(format!("noiommu-{}-{:x}-{count}", process::id(), now));
         // Only for us: whoever reaches the monitor's socket commands QEMU. Fails if it is there already.
         fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("{}", path.display()))?;
         Ok(Self { path, keep })

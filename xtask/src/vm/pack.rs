@@ -33,6 +33,11 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds a file with this text.
+    pub(super) fn add_text(&mut self, path: impl Into<String>, text: &str) {
+        self.files.insert(path.into(), (0o644, text.as_bytes().to_vec()));
+    }
+
     /// Adds programs to `bin`, and every shared object that the dynamic ones load, where their loader looks for it.
     pub(super) fn add_programs(&mut self, programs: &[PathBuf]) -> Result<()> {
         for program in programs {
