@@ -32,6 +32,7 @@ mod device;
 mod error;
 mod files;
 mod ioas;
+mod ioctl;
 mod memory;
 pub mod optin;
 mod process;

@@ -3,7 +3,6 @@
 //!
 //! System calls are made on the caller's addresses: what is wrong with them the kernel says.
 
-use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +15,13 @@ use noiommu_uapi::vfio::feature::*;
 use noiommu_uapi::vfio::group::{VFIO_GROUP_GET_DEVICE_FD, VFIO_GROUP_SET_CONTAINER};
 use noiommu_uapi::vfio::pci::*;
 use rustix::fs::OFlags;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::buffer::{Exporter, Presence};
-use super::event::errno;
 use super::served::map_file;
 use super::{ServedDevice, Session};
 use crate::device::SysfsResource;
+use crate::ioctl::{self, call_with};
 use crate::serve::MmapRequest;
 use crate::{device, files};
 
@@ -55,41 +53,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An ioctl as the caller made it.
-struct Forward {
-    request: u32,
-    argument: u64,
-}
-
-// SAFETY: the number is the one that was asked for, and nothing is done with the answer.
-unsafe impl Ioctl for Forward {
-    type Output = i64;
-
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        self.request as Opcode
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        self.argument as *mut c_void
-    }
-
-    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i64> {
-        Ok(out.into())
-    }
-}
-
-/// Calls a file of the kernel with an address or a number as argument.
+/// Calls a file of the kernel with an address or a number of the caller's.
 fn call(file: &impl AsFd, request: u32, argument: u64) -> Result<i64, Errno> {
-    // SAFETY: the argument is the caller's own address, checked by the kernel, or a pointer to memory of ours that is as long
-    // as the call needs (`call_with`), or a number.
-    unsafe { rustix::ioctl::ioctl(file, Forward { request, argument }) }.map_err(errno)
-}
-
-/// Calls a file of the kernel with memory of ours.
-fn call_with(file: &impl AsFd, request: u32, memory: &mut [u8]) -> Result<i64, Errno> {
-    call(file, request, memory.as_mut_ptr() as u64)
+    // SAFETY: the argument is the caller's own address, which it has asked to be read or written there, or a number.
+    unsafe { ioctl::call(file, request, argument) }
 }
 
 fn open_node(path: &str) -> Result<OwnedFd, Errno> {
@@ -113,10 +80,10 @@ impl Open {
     fn new(address: &str, number: u32) -> Result<Self, Errno> {
         let group = group_file(number)?;
         let container = open_node("/dev/vfio/vfio")?;
-        call_with(&group, VFIO_GROUP_SET_CONTAINER, container.as_raw_fd().as_mut_bytes())?;
+        call_with(&group, VFIO_GROUP_SET_CONTAINER, &mut container.as_raw_fd())?;
         call(&container, VFIO_SET_IOMMU, VFIO_NOIOMMU_IOMMU.into())?;
         let mut name = format!("{address}\0").into_bytes();
-        let device = call_with(&group, VFIO_GROUP_GET_DEVICE_FD, &mut name)?;
+        let device = call_with(&group, VFIO_GROUP_GET_DEVICE_FD, name.as_mut_slice())?;
         let device = i32::try_from(device).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel has just made it for us.
         let device = unsafe { rustix::fd::FromRawFd::from_raw_fd(device) };
@@ -137,7 +104,7 @@ impl Open {
         let mut memory = vec![0; FIXED + 256 * EACH];
         let argsz = memory.len() as u32;
         memory[..4].copy_from_slice(&argsz.to_ne_bytes());
-        call_with(&self.device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, &mut memory)?;
+        call_with(&self.device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, memory.as_mut_slice())?;
         let (info, devices) = memory.split_at(FIXED);
         let info = VfioPciHotResetInfo::read_from_bytes(info).map_err(|_| Errno::EIO)?;
         let devices = devices.chunks_exact(EACH).take(info.count as usize);
@@ -162,7 +129,7 @@ impl Open {
         for group in &groups {
             memory.extend(group.as_raw_fd().to_ne_bytes());
         }
-        call_with(&self.device, VFIO_DEVICE_PCI_HOT_RESET, &mut memory)
+        call_with(&self.device, VFIO_DEVICE_PCI_HOT_RESET, memory.as_mut_slice())
     }
 
     /// A dma-buf of the kernel's would mean nothing to an iommufd that is served: the kernel checks the call, and the caller
