@@ -573,6 +573,24 @@ impl<P: Platform> Context<P> {
         Ok(Usage { areas: ioas.areas(), table_frames: ioas.table_frames() })
     }
 
+    /// Hands every area of an IOAS to `sink`, lowest first: its range, its memory, and the bytes in that before the area
+    /// begins.
+    ///
+    /// # Errors
+    /// ENOENT: no such IOAS; the first error of `sink`, which ends it.
+    pub fn areas(
+        &self,
+        ioas: ObjectId,
+        mut sink: impl FnMut(IovaRange, &P::Backing, u64) -> Result<(), P::Error>,
+    ) -> Result<(), P::Error> {
+        for (range, number) in self.ioas(ioas)?.iter() {
+            let slice = self.store.area(number).ok_or(Errno::EIO)?.slice;
+            let backing = self.store.backing(slice.pages).ok_or(Errno::EIO)?;
+            sink(range, backing, slice.start)?;
+        }
+        Ok(())
+    }
+
     /// What an object is, or nothing.
     #[must_use]
     pub fn kind(&self, id: ObjectId) -> Option<ObjectKind> {

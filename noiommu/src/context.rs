@@ -1,13 +1,21 @@
 //! The engine opened: what one process maps and attaches.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noiommu_core as core;
+use rustix::fs::OFlags;
 
 use crate::device::{self, Device};
 use crate::ioas::Ioas;
 use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, files};
+
+/// The kernel's iommufd.
+const IOMMUFD: &str = "/dev/iommu";
+/// Containers of VFIO's groups.
+const CONTAINER: &str = "/dev/vfio/vfio";
 
 /// An engine: the process's IOASes and devices. Cheap to clone; all clones are one engine.
 ///
@@ -20,7 +28,11 @@ pub struct Context {
 
 pub(crate) struct Inner {
     engine: Mutex<core::Context<Memory>>,
-    pin_kind: PinKind,
+    pin_kind: Result<PinKind>,
+    /// Nothing of the kernel's is to serve: memory is pinned by the engine from the moment it is mapped.
+    engine_alone: bool,
+    /// The kernel's iommufd, once a device needs it.
+    iommufd: Mutex<Option<Arc<OwnedFd>>>,
     simulated: Option<Arc<SimulatedMemory>>,
     pagemap: Option<Arc<Pagemap>>,
     /// The process that opened it. Pins and devices are that process's: in a forked child nothing here does anything.
@@ -43,48 +55,88 @@ impl Inner {
         self.pagemap.as_deref()
     }
 
+    /// Whether nothing but the engine can have what is mapped.
+    pub(crate) fn is_engine_alone(&self) -> bool {
+        self.engine_alone
+    }
+
+    /// How the engine pins; why it cannot.
+    pub(crate) fn pin_kind(&self) -> Result<PinKind> {
+        self.pin_kind.clone()
+    }
+
+    /// The kernel's iommufd: one for all devices and IOASes.
+    pub(crate) fn iommufd(&self) -> Result<Arc<OwnedFd>> {
+        let mut held = self.iommufd.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(iommufd) = &*held {
+            return Ok(iommufd.clone());
+        }
+        let opened = files::open(Path::new(IOMMUFD), OFlags::RDWR).map_err(|error| {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let error = Error::system(format_args!("opening {IOMMUFD}"), error);
+            error.with_remedy(if missing {
+                "modprobe iommufd, where the kernel has it (CONFIG_IOMMUFD)"
+            } else {
+                "run it as root, or let the user open it"
+            })
+        });
+        Ok(held.insert(Arc::new(opened?)).clone())
+    }
+
     pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {
         self.simulated.as_ref()
     }
 }
 
 impl Context {
-    /// The engine on this process's real memory, with the best pin source.
+    /// This process's real memory, pinned by whoever serves the devices that are opened: the kernel where it can, the engine
+    /// (with the best pin source) elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::KernelTooOld`], [`ErrorKind::EncryptedGuest`], [`ErrorKind::NoPhysicalAddresses`],
+    /// [`ErrorKind::NoPinSource`]: each says what to do. On a machine with VFIO these come later, from what needs the engine.
+    pub fn new() -> Result<Self> {
+        let has_vfio = [IOMMUFD, CONTAINER].iter().any(|node| files::exists(Path::new(node)));
+        match Memory::real(PinChoice::Best) {
+            Err(error) if has_vfio => Ok(Self::on(Memory::missing(error), false)),
+            memory => Ok(Self::on(memory?, !has_vfio)),
+        }
+    }
+
+    /// The engine on this process's real memory, with a pin source of choice: memory is pinned by it from the moment it is
+    /// mapped, whichever devices are attached.
     ///
     /// # Errors
     /// [`ErrorKind::KernelTooOld`], [`ErrorKind::EncryptedGuest`], [`ErrorKind::NoPhysicalAddresses`],
     /// [`ErrorKind::NoPinSource`]: each says what to do.
-    pub fn new() -> Result<Self> {
-        Self::with_pins(PinChoice::Best)
-    }
-
-    /// The engine on this process's real memory, with a pin source of choice.
-    ///
-    /// # Errors
-    /// As for [`Context::new`].
     pub fn with_pins(choice: PinChoice) -> Result<Self> {
-        Ok(Self::on(Memory::real(choice)?))
+        Ok(Self::on(Memory::real(choice)?, true))
     }
 
     /// The engine on made-up physical memory: no privileges, nothing pinned, simulated devices only. For tests, and to
     /// look around.
     #[must_use]
     pub fn simulated() -> Self {
-        Self::on(Memory::simulated())
+        Self::on(Memory::simulated(), true)
     }
 
-    fn on(memory: Memory) -> Self {
+    fn on(memory: Memory, engine_alone: bool) -> Self {
         let (pin_kind, simulated) = (memory.pin_kind(), memory.as_simulated().cloned());
         let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
         let process = crate::process::id();
-        Self { inner: Arc::new(Inner { engine, pin_kind, simulated, pagemap, process }) }
+        let iommufd = Mutex::default();
+        Self {
+            inner: Arc::new(Inner { engine, pin_kind, engine_alone, iommufd, simulated, pagemap, process }),
+        }
     }
 
-    /// How memory is pinned.
-    #[must_use]
-    pub fn pin_kind(&self) -> PinKind {
-        self.inner.pin_kind
+    /// How the engine pins memory. See [`Ioas::pin_kind`] for who does it in an IOAS.
+    ///
+    /// # Errors
+    /// Why the engine cannot pin here, which matters to devices that it serves alone.
+    pub fn pin_kind(&self) -> Result<PinKind> {
+        self.inner.pin_kind()
     }
 
     /// Whether physical memory is made up.

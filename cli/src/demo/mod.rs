@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use noiommu::{
-    Context, Contiguity, DmaBuffer, Error, ErrorKind, Ioas, Iova, Mapping, PageKind, PinKind, Provider,
-    Segment,
+    Context, Contiguity, DmaBuffer, Error, ErrorKind, Ioas, Iova, Mapping, PageKind, PinChoice, PinKind,
+    Provider, Segment,
 };
 use noiommu_edu::{BUFFER_SIZE, Edu};
 
@@ -118,7 +118,7 @@ fn demo(options: &Options, bar: &PatientBar) -> Result<Report, Error> {
     let report = Report {
         kernel: noiommu::kernel_release(),
         missing,
-        pin: context.pin_kind(),
+        pin: ioas.pin_kind()?,
         provider,
         device: name,
         pages: source.buffer().map_or(PageKind::Base, DmaBuffer::pages),
@@ -140,10 +140,12 @@ fn open_context(options: &Options) -> Result<(Context, Option<Error>), Error> {
     if options.simulated {
         return Ok((Context::simulated(), None));
     }
-    match Context::new() {
+    if options.device.is_some() {
+        // A real device is no matter of show; who pins for it depends on who serves it.
+        return Ok((Context::new()?, None));
+    }
+    match Context::with_pins(PinChoice::Best) {
         Ok(context) => Ok((context, None)),
-        // A real device is no matter of show.
-        Err(error) if options.device.is_some() => Err(error),
         Err(error) if matches!(error.kind(), ErrorKind::NoPhysicalAddresses | ErrorKind::NoPinSource) => {
             Ok((Context::simulated(), Some(error)))
         }

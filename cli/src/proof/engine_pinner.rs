@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use noiommu::{Context, Ioas, Mapping, PinKind};
+use noiommu::{Context, Ioas, Mapping, PinChoice, PinKind};
 
 use super::{Error, Pinner};
 
@@ -17,8 +17,8 @@ impl EnginePinner {
     /// Opens the engine on this process's memory.
     pub(crate) fn new() -> Result<Self, Error> {
         let open = || {
-            let context = Context::new()?;
-            Ok(Self { ioas: context.ioas()?, kind: context.pin_kind() })
+            let context = Context::with_pins(PinChoice::Best)?;
+            Ok(Self { ioas: context.ioas()?, kind: context.pin_kind()? })
         };
         open().map_err(|error: noiommu::Error| {
             Error::new(error.cause(), error.remedy().unwrap_or("see `noiommu demo` for what is missing"))

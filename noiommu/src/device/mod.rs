@@ -7,6 +7,7 @@ pub(crate) mod sysfs;
 mod uio;
 mod view;
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,15 +44,8 @@ pub enum Provider {
 
 impl Provider {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Sim,
-        Self::Sysfs,
-        Self::Uio,
-        Self::GroupNoIommu,
-        Self::Group,
-        Self::CdevNoIommu,
-        Self::Cdev,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Sim, Self::Sysfs, Self::Uio, Self::GroupNoIommu, Self::Group, Self::CdevNoIommu, Self::Cdev];
 
     /// Its name in output, and in `NOIOMMU_PROVIDER`.
     #[must_use]
@@ -92,6 +86,34 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Resets the device, if there is a way; tells whether there was.
     fn reset(&self) -> Result<bool>;
+
+    /// Whose addresses it uses.
+    fn addressing(&self) -> Addressing {
+        Addressing::Engine
+    }
+
+    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT, for one with [`Addressing::Iommufd`]: in place of what it was attached to.
+    fn attach_pt(&self, id: u32) -> Result<()> {
+        let _ = id;
+        Err(Errno::EOPNOTSUPP.into())
+    }
+
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT.
+    fn detach_pt(&self) {}
+}
+
+/// Whose addresses a device uses.
+#[derive(Clone, Debug)]
+pub(crate) enum Addressing {
+    /// Physical ones, of memory that the engine has pinned.
+    Engine,
+    /// The kernel's iommufd, in which it is bound as `device`.
+    Iommufd {
+        /// Its object there.
+        device: u32,
+    },
+    /// The container of its group: IOVAs.
+    Container(Arc<OwnedFd>),
 }
 
 /// How a device was proved to be quiet.
@@ -132,6 +154,10 @@ struct State {
 impl Inner {
     pub(crate) fn name(&self) -> &str {
         self.backend.name()
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -183,6 +209,13 @@ impl Inner {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Takes the device from its IOAS, which is answered.
+    fn detach(&self, state: &mut State) -> Option<Arc<ioas::Inner>> {
+        let ioas = state.attached.take()?;
+        ioas.detach(&*self.backend, self.id);
+        Some(ioas)
     }
 
     fn now_quiet(&self, state: &mut State) {
@@ -269,7 +302,16 @@ impl Device {
         if state.master {
             return Err(self.still_mastering("attached elsewhere"));
         }
-        self.inner.context.engine().attach(self.inner.id, ioas.inner().hwpt())?;
+        let inner = &*self.inner;
+        if state.attached.as_ref().is_some_and(|before| Arc::ptr_eq(before, ioas.inner())) {
+            return Ok(());
+        }
+        // It does no DMA, so nothing is missed in between.
+        let before = inner.detach(&mut state);
+        if let Err(error) = ioas.inner().attach(&*inner.backend, inner.id) {
+            state.attached = before.filter(|before| before.attach(&*inner.backend, inner.id).is_ok());
+            return Err(error);
+        }
         state.attached = Some(ioas.inner().clone());
         Ok(())
     }
@@ -283,8 +325,7 @@ impl Device {
         if state.master {
             return Err(self.still_mastering("detached"));
         }
-        self.inner.context.engine().detach(self.inner.id)?;
-        state.attached = None;
+        self.inner.detach(&mut state);
         Ok(())
     }
 
@@ -367,20 +408,19 @@ impl Drop for Device {
             return;
         }
         let mut state = self.inner.state();
-        let outcome = self.inner.quiesce(&mut state);
-        let ioas = state.attached.take();
-        match outcome {
+        match self.inner.quiesce(&mut state) {
             Ok(_) => {}
             Err(error) if state.master => {
                 tracing::error!(device = self.inner.backend.name(), %error, "the memory of a device stays pinned");
                 // Shares that are never given back: the device stays claimed, and neither its IOAS nor any mapping in
                 // it can go.
-                std::mem::forget((ioas, self.inner.clone()));
+                std::mem::forget((state.attached.take(), self.inner.clone()));
                 return;
             }
             // It never was let loose, so nothing waits for it.
             Err(error) => tracing::warn!(device = self.inner.backend.name(), %error, "closing"),
         }
+        self.inner.detach(&mut state);
         let mut engine = self.inner.context.engine();
         let _ = engine.unbind(self.inner.id);
     }

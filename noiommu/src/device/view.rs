@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use noiommu_core::table::Segment;
 use noiommu_core::{Errno, PhysAddr};
 
 use super::Device;
@@ -55,7 +54,7 @@ pub struct DmaView {
 }
 
 impl DmaView {
-    pub(crate) fn new(mapping: &Arc<MappingInner>, device: &Device, pieces: &[Segment]) -> Result<Self> {
+    pub(crate) fn new(mapping: &Arc<MappingInner>, device: &Device) -> Result<Self> {
         let state = device.inner().state();
         if !state.attached.as_ref().is_some_and(|ioas| Arc::ptr_eq(ioas, mapping.ioas())) {
             return Err(Error::new(
@@ -65,6 +64,7 @@ impl DmaView {
             )
             .with_remedy("attach() it first"));
         }
+        let pieces = mapping.ioas().device_segments(device.inner().backend(), mapping.bytes()?)?;
         let mut length = 0;
         let mut segments = Vec::with_capacity(pieces.len());
         for piece in pieces {

@@ -86,7 +86,12 @@ impl PinSource for AfXdpPins {
                 )
             };
             if answer != 0 {
-                return Err(refused("pinning with AF_XDP", piece, &std::io::Error::last_os_error()));
+                return Err(refused(
+                    "pinning with AF_XDP",
+                    piece.address,
+                    piece.length,
+                    &std::io::Error::last_os_error(),
+                ));
             }
             held.push(socket);
         }

@@ -196,7 +196,7 @@ fn pin_part(rings: &Mutex<Rings>, part: Piece) -> Result<Slot> {
         Ok(()) => Ok(Slot { huge, ring: index, slot }),
         Err(error) => {
             ring.free.push(slot);
-            Err(refused("pinning with io_uring", part, &error))
+            Err(refused("pinning with io_uring", part.address, part.length, &error))
         }
     }
 }

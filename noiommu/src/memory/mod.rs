@@ -25,6 +25,7 @@ pub(crate) use self::maps::{huge_bytes, read as read_maps};
 pub(crate) use self::pagemap::{HUGE, Pagemap};
 pub use self::pin::PinKind;
 use self::pin::PinSource;
+pub(crate) use self::pin::refused;
 pub(crate) use self::simulated::SimulatedMemory;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -47,8 +48,13 @@ pub(crate) struct Memory {
 }
 
 enum Source {
-    Real { pins: Box<dyn PinSource>, pagemap: Arc<Pagemap> },
+    Real {
+        pins: Box<dyn PinSource>,
+        pagemap: Arc<Pagemap>,
+    },
     Simulated(Arc<SimulatedMemory>),
+    /// The engine cannot pin here, for this reason: what is mapped is the business of the kernel's own interfaces.
+    Missing(Box<Error>),
 }
 
 /// Which pin source to use.
@@ -92,10 +98,17 @@ impl Memory {
         Self { source: Source::Simulated(Arc::default()), huge_page: HUGE as u64 }
     }
 
-    pub(crate) fn pin_kind(&self) -> PinKind {
+    /// No memory that the engine could pin, and why.
+    pub(crate) fn missing(why: Error) -> Self {
+        Self { source: Source::Missing(Box::new(why)), huge_page: HUGE as u64 }
+    }
+
+    /// How the engine pins; the reason where it cannot.
+    pub(crate) fn pin_kind(&self) -> Result<PinKind> {
         match &self.source {
-            Source::Real { pins, .. } => pins.kind(),
-            Source::Simulated(_) => PinKind::Simulated,
+            Source::Real { pins, .. } => Ok(pins.kind()),
+            Source::Simulated(_) => Ok(PinKind::Simulated),
+            Source::Missing(why) => Err((**why).clone()),
         }
     }
 
@@ -103,7 +116,7 @@ impl Memory {
     pub(crate) fn as_simulated(&self) -> Option<&Arc<SimulatedMemory>> {
         match &self.source {
             Source::Simulated(memory) => Some(memory),
-            Source::Real { .. } => None,
+            Source::Real { .. } | Source::Missing(_) => None,
         }
     }
 
@@ -111,13 +124,14 @@ impl Memory {
     pub(crate) fn pagemap(&self) -> Option<&Arc<Pagemap>> {
         match &self.source {
             Source::Real { pagemap, .. } => Some(pagemap),
-            Source::Simulated(_) => None,
+            Source::Simulated(_) | Source::Missing(_) => None,
         }
     }
 
     fn pin_range(&self, address: usize, length: usize, view: Option<View>) -> Result<HostPins> {
         let held = match &self.source {
             Source::Simulated(memory) => Held::Simulated(memory.pin(address, length)),
+            Source::Missing(why) => return Err((**why).clone()),
             Source::Real { pins, pagemap } => {
                 let pin = pins.pin(&pagemap.pieces(address, length)?)?;
                 Held::Real { pagemap: pagemap.clone(), address, length, _pin: pin }
@@ -179,7 +193,7 @@ impl Platform for Memory {
             Backing::File(file, start) => {
                 let start = start.checked_add(offset).ok_or_else(overflow)?;
                 let view = View::new(file, start, length)?;
-                self.pin_range(view.address as usize + view.before, length, Some(view))
+                self.pin_range(view.start(), length, Some(view))
             }
         }
     }
@@ -221,7 +235,7 @@ impl Pins for HostPins {
 }
 
 /// A stretch of a file mapped into this process, to be pinned.
-struct View {
+pub(crate) struct View {
     address: *mut u8,
     length: usize,
     /// Bytes before those that are asked for.
@@ -234,7 +248,16 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
-    fn new(file: &OwnedFd, offset: u64, length: usize) -> Result<Self> {
+    /// Where the stretch that was asked for begins.
+    pub(crate) fn start(&self) -> usize {
+        self.address as usize + self.before
+    }
+
+    /// Maps a stretch of a file of shared memory.
+    ///
+    /// # Errors
+    /// EINVAL: no shared memory, or past its end; EPERM: sealed; what mmap answers.
+    pub(crate) fn new(file: &OwnedFd, offset: u64, length: usize) -> Result<Self> {
         // What has seals is shared memory, hugetlb included: what MAP_FILE takes. Nothing else can be pinned for long.
         let seals = rustix::fs::fcntl_get_seals(file.as_fd()).map_err(|error| {
             Error::new(ErrorKind::BadMemory, Errno::EINVAL, format!("the file is no shared memory: {error}"))

@@ -16,6 +16,8 @@ pub enum PinKind {
     AfXdp,
     /// Made-up physical memory: nothing is pinned, no real device can use it.
     Simulated,
+    /// The kernel's own iommufd or VFIO container.
+    Kernel,
 }
 
 impl PinKind {
@@ -26,6 +28,7 @@ impl PinKind {
             Self::IoUring => "io_uring",
             Self::AfXdp => "af_xdp",
             Self::Simulated => "simulated",
+            Self::Kernel => "kernel",
         }
     }
 }
@@ -41,9 +44,8 @@ pub(crate) trait PinSource: Send + Sync {
     fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>>;
 }
 
-/// What a refused pin means; `doing` names the source.
-pub(crate) fn refused(doing: &str, piece: Piece, error: &std::io::Error) -> Error {
-    let Piece { address, length, .. } = piece;
+/// What a refused pin of `length` bytes at `address` means; `doing` names the source.
+pub(crate) fn refused(doing: &str, address: usize, length: usize, error: &std::io::Error) -> Error {
     let errno = errno_of(error);
     let what = format!("{doing}: {length} bytes at {address:#x}");
     // First what the memory itself tells: a source may answer ENOMEM for a hole.

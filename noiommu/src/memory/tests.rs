@@ -274,7 +274,7 @@ fn without_io_uring_there_is_af_xdp_and_without_both_an_error() {
         forbid(libc::SYS_io_uring_setup);
         match Context::new() {
             Ok(context) => {
-                assert_eq!(context.pin_kind(), PinKind::AfXdp);
+                assert_eq!(context.pin_kind(), Ok(PinKind::AfXdp));
                 let ioas = context.ioas().unwrap();
                 ioas.map(DmaBuffer::new(4 << 20, Contiguity::Best).unwrap()).unwrap();
             }

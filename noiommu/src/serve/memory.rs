@@ -11,7 +11,7 @@ use rustix::process::Resource;
 
 use super::devices::BarBuffer;
 use super::file::File;
-use crate::memory::{Arena, Backing, HostPins, Memory, PinChoice, SimulatedMemory};
+use crate::memory::{Arena, Backing, HostPins, Memory, PinChoice, PinKind, SimulatedMemory};
 use crate::{Error, Result, process};
 
 const PAGE: u64 = 4096;
@@ -59,7 +59,12 @@ impl ServedMemory {
 
     /// How memory is pinned, in a word.
     pub(super) fn pin_kind(&self) -> &'static str {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.pin_kind().name()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .memory
+            .pin_kind()
+            .map_or("none", PinKind::name)
     }
 
     /// Has this process's source made now, with the privileges of now. If it cannot be, the first pin tells.

@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
         };
         moved += copies(&context, &address, &mut witness)?;
         huge(&context, &address, &mut witness)?;
-        witness.note(&format!("pins by {}: done", context.pin_kind().name()))?;
+        witness.note(&format!("pins by {}: done", context.pin_kind()?.name()))?;
     }
     witness.result(&format!(r#"{{"bytes_moved": {moved}}}"#))?;
     witness.done(0)

@@ -1,23 +1,36 @@
-//! IOASes and the mappings in them.
+//! IOASes: memory at IOVAs, pinned, for devices of every kind.
+
+mod domains;
+mod kernel;
+mod mapping;
 
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use noiommu_core::table::format::Access;
 use noiommu_core::table::{Segment, Table, Translation};
-use noiommu_core::{Errno, Iova, IovaRange, MapRequest, ObjectId, Place, Usage};
+use noiommu_core::{Errno, Iova, IovaRange, MapRequest, ObjectId, PhysAddr, Place, Usage};
 
+use self::domains::Domains;
+use self::kernel::KernelAddresses;
+pub(crate) use self::mapping::MappingInner;
+use self::mapping::Owned;
+pub use self::mapping::{MapError, Mapping};
 use crate::buffer::DmaBuffer;
 use crate::context;
-use crate::device::{Device, DmaView};
-use crate::memory::{Arena, Backing, caller};
+use crate::device::{Addressing, Backend};
+use crate::memory::{Arena, Backing, PinKind};
 use crate::{Error, ErrorKind, Result};
 
-/// An I/O address space: memory mapped at IOVAs, pinned, and looked up as physical addresses.
+/// An I/O address space: memory mapped at IOVAs, and looked up as physical addresses.
 ///
-/// Cheap to clone; all clones are one IOAS. It has a domain for all its life, so memory is pinned from the moment it is
-/// mapped, and attaching or detaching devices never changes an address.
+/// Cheap to clone; all clones are one IOAS. Memory is pinned from the moment it is mapped once a device has been attached or a
+/// physical address was asked for; what was mapped before is pinned then, and stays so for the IOAS's life. (On a machine where
+/// nothing but the engine can serve it always is.) Attaching or detaching devices never changes an address.
+///
+/// Devices of different kinds may be attached at once: those that the engine serves, those that the kernel's own no-IOMMU mode
+/// serves, and those behind an IOMMU. A mapping is then pinned by each of these, at one IOVA.
 #[derive(Clone)]
 pub struct Ioas {
     inner: Arc<Inner>,
@@ -26,12 +39,19 @@ pub struct Ioas {
 pub(crate) struct Inner {
     context: Arc<context::Inner>,
     id: ObjectId,
-    /// A manual HWPT: the domain that is always there; devices attach to it.
-    hwpt: ObjectId,
-    /// The binding that HWPT_ALLOC asks for: the kit's own.
-    keeper: ObjectId,
     table: Arc<Table<Arena>>,
+    domains: Mutex<Domains>,
+    /// Who tells physical addresses: whoever came first.
+    physical: OnceLock<Physical>,
     quarantine: Mutex<Quarantine>,
+}
+
+/// Where physical addresses come from.
+enum Physical {
+    /// The engine's table.
+    Engine,
+    /// The kernel's IOAS.
+    Kernel(KernelAddresses),
 }
 
 /// Memory that was given up while a device could still reach it.
@@ -47,8 +67,8 @@ impl Inner {
         &self.context
     }
 
-    pub(crate) fn hwpt(&self) -> ObjectId {
-        self.hwpt
+    fn domains(&self) -> MutexGuard<'_, Domains> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn quarantine(&self) -> MutexGuard<'_, Quarantine> {
@@ -86,8 +106,80 @@ impl Inner {
     }
 
     fn unmap(&self, range: IovaRange) {
+        self.domains().unmap(self, range);
+    }
+
+    fn unmap_engine(&self, range: IovaRange) {
         if let Err(error) = self.context.engine().unmap(self.id, range) {
             tracing::error!(?range, %error, "a mapping of the kit was gone from the engine");
+        }
+    }
+
+    /// Lets a device have what is mapped. `id`: of the device in the engine.
+    pub(crate) fn attach(&self, device: &dyn Backend, id: ObjectId) -> Result<()> {
+        let mut domains = self.domains();
+        domains.attach(self, device, id)?;
+        if domains.engine.is_some() {
+            let _ = self.physical.set(Physical::Engine);
+        }
+        Ok(())
+    }
+
+    /// The contrary.
+    pub(crate) fn detach(&self, device: &dyn Backend, id: ObjectId) {
+        self.domains().detach(self, device, id);
+    }
+
+    /// The kernel tells physical addresses from now on, if nobody did before.
+    fn tell_physical(&self, addresses: &KernelAddresses) {
+        let _ = self.physical.set(Physical::Kernel(addresses.clone()));
+    }
+
+    /// Who tells physical addresses; the engine begins to where nobody did.
+    fn physical(&self) -> Result<&Physical> {
+        if self.physical.get().is_none() {
+            self.domains().engine(self)?;
+        }
+        Ok(self.physical.get_or_init(|| Physical::Engine))
+    }
+
+    fn lookup(&self, iova: Iova, length: u64) -> Option<Translation> {
+        match self.physical.get()? {
+            Physical::Engine => self.table.run(iova, length),
+            Physical::Kernel(addresses) => {
+                let found = addresses.segment(iova, length).ok()?;
+                Some(Translation { address: found.address, length: found.length, access: Access::READ_WRITE })
+            }
+        }
+    }
+
+    /// The contiguous pieces of physical memory in a range.
+    fn segments(&self, range: IovaRange) -> Result<Vec<Segment>> {
+        match self.physical()? {
+            Physical::Engine => self.engine_segments(range),
+            Physical::Kernel(addresses) => addresses.segments(range),
+        }
+    }
+
+    fn engine_segments(&self, range: IovaRange) -> Result<Vec<Segment>> {
+        Ok(self.table.segments(range).collect::<std::result::Result<_, _>>()?)
+    }
+
+    /// What a device finds where the range is mapped: its bus addresses, as if they were physical ones.
+    pub(crate) fn device_segments(&self, device: &dyn Backend, range: IovaRange) -> Result<Vec<Segment>> {
+        if device.provider().is_confined() {
+            let (iova, address) = (range.first(), PhysAddr(range.first().0));
+            let length = range.length().ok_or_else(|| Error::from(Errno::EOVERFLOW))?;
+            return Ok(vec![Segment { iova, address, length }]);
+        }
+        match device.addressing() {
+            Addressing::Engine => self.engine_segments(range),
+            // Of the kernel's own pins, whoever else tells physical addresses.
+            Addressing::Iommufd { .. } => match self.domains().kernel_addresses() {
+                Some(addresses) => addresses.segments(range),
+                None => Err(Errno::ENOENT.into()),
+            },
+            Addressing::Container(_) => Err(Errno::EOPNOTSUPP.into()),
         }
     }
 }
@@ -98,9 +190,12 @@ impl Drop for Inner {
             return;
         }
         // No mapping and no attached device is left, as each holds a share of this.
+        let domains = self.domains.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut engine = self.context.engine();
-        let _ = engine.destroy(self.hwpt);
-        let _ = engine.unbind(self.keeper);
+        if let Some(domain) = domains.engine {
+            let _ = engine.destroy(domain.hwpt);
+            let _ = engine.unbind(domain.keeper);
+        }
         let _ = engine.destroy(self.id);
     }
 }
@@ -109,19 +204,20 @@ impl Ioas {
     pub(crate) fn new(context: &Arc<context::Inner>) -> Result<Self> {
         let mut engine = context.engine();
         let id = engine.ioas_alloc()?;
-        let made = engine.bind().map_err(Error::from).and_then(|keeper| {
-            let hwpt = engine.hwpt_alloc(keeper, id, None).inspect_err(|_| {
-                let _ = engine.unbind(keeper);
-            })?;
-            Ok((keeper, hwpt))
-        });
-        let (keeper, hwpt) = made.inspect_err(|_| {
-            let _ = engine.destroy(id);
-        })?;
         let table = engine.table(id)?.clone();
         drop(engine);
-        let quarantine = Mutex::default();
-        Ok(Self { inner: Arc::new(Inner { context: context.clone(), id, hwpt, keeper, table, quarantine }) })
+        let inner = Inner {
+            context: context.clone(),
+            id,
+            table,
+            domains: Mutex::default(),
+            physical: OnceLock::new(),
+            quarantine: Mutex::default(),
+        };
+        if context.is_engine_alone() {
+            inner.physical()?;
+        }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -187,32 +283,42 @@ impl Ioas {
             return Err(forked());
         }
         let request = MapRequest { backing, address, length, access: Access::READ_WRITE, place };
-        let iova = self.inner.context.engine().map(self.inner.id, caller(), request)?;
-        Ok(IovaRange::with_length(iova, length)?)
+        self.inner.domains().map(&self.inner, request)
     }
 
     fn mapping(&self, range: IovaRange, length: u64, memory: Owned) -> Mapping {
-        let ioas = self.inner.clone();
-        Mapping { inner: Arc::new(MappingInner { ioas, range, length, memory: Some(memory) }) }
+        Mapping::new(&self.inner, range, length, memory)
     }
 
     #[doc(alias = "IOMMU_IOAS_GET_PA")]
     #[doc(alias = "IOMMU_IOAS_NOIOMMU_GET_PA")]
     /// The physical address of an IOVA and the contiguous bytes from there on in its mapping, at most `length`; `None`
-    /// where nothing is mapped. Takes no lock.
+    /// where nothing is mapped, and before memory is pinned (see [`Ioas`]). Takes no lock; where the kernel's own no-IOMMU mode
+    /// serves, it is a system call.
     ///
     /// The address is good as long as the mapping there is: drivers ask their [`Mapping`] instead, which cannot go stale.
     #[must_use]
     pub fn lookup(&self, iova: Iova, length: u64) -> Option<Translation> {
-        self.inner.table.run(iova, length)
+        self.inner.lookup(iova, length)
     }
 
-    /// The contiguous pieces of an IOVA range, across mappings. Takes no lock.
+    /// The contiguous pieces of an IOVA range, across mappings. Memory that was not pinned so far is pinned by this.
     ///
     /// # Errors
-    /// ENOENT when there is a hole in the range.
+    /// ENOENT when there is a hole in the range; those of pinning.
     pub fn segments(&self, range: IovaRange) -> Result<Vec<Segment>> {
-        Ok(self.inner.table.segments(range).collect::<std::result::Result<_, _>>()?)
+        self.inner.segments(range)
+    }
+
+    /// Who keeps memory where it is for those who ask for physical addresses.
+    ///
+    /// # Errors
+    /// Where nobody can: what keeps the engine from it.
+    pub fn pin_kind(&self) -> Result<PinKind> {
+        match self.inner.physical.get() {
+            Some(Physical::Kernel(_)) => Ok(PinKind::Kernel),
+            _ => self.inner.context.pin_kind(),
+        }
     }
 
     /// Areas and table frames in use.
@@ -243,158 +349,4 @@ pub(crate) fn forked() -> Error {
         "the engine belongs to the process that opened it, not to a forked child",
     )
     .with_remedy("open a Context of its own after the fork")
-}
-
-/// A buffer that could not be mapped, and why.
-#[derive(Debug)]
-pub struct MapError {
-    /// Why.
-    pub error: Error,
-    /// The buffer, as it was.
-    pub buffer: DmaBuffer,
-}
-
-impl std::fmt::Display for MapError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for MapError {}
-
-impl From<MapError> for Error {
-    fn from(failed: MapError) -> Self {
-        failed.error
-    }
-}
-
-/// What a mapping keeps alive.
-enum Owned {
-    Buffer(DmaBuffer),
-    File { _file: Arc<OwnedFd> },
-    Borrowed,
-}
-
-/// Memory in an IOAS: pinned, at an IOVA, owned.
-///
-/// Dropped while an attached device has bus mastering on, it is kept in quarantine, mapped and pinned, until the device
-/// has been made quiet. [`Mapping::reclaim`] gives the memory back at once, when the device is done with it.
-#[derive(Debug)]
-pub struct Mapping {
-    inner: Arc<MappingInner>,
-}
-
-pub(crate) struct MappingInner {
-    ioas: Arc<Inner>,
-    range: IovaRange,
-    /// Bytes as asked for; the range covers whole pages.
-    length: u64,
-    memory: Option<Owned>,
-}
-
-impl MappingInner {
-    pub(crate) fn ioas(&self) -> &Arc<Inner> {
-        &self.ioas
-    }
-}
-
-impl Drop for MappingInner {
-    fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
-            self.ioas.release(self.range, memory);
-        }
-    }
-}
-
-impl std::fmt::Debug for MappingInner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MappingInner").field("range", &self.range).finish_non_exhaustive()
-    }
-}
-
-impl Mapping {
-    /// Where it begins in the IOAS.
-    #[must_use]
-    pub fn iova(&self) -> Iova {
-        self.inner.range.first()
-    }
-
-    /// Bytes.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.inner.length
-    }
-
-    /// Never: a mapping has at least one byte.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inner.length == 0
-    }
-
-    /// The buffer, to copy bytes in and out; `None` for files and borrowed memory.
-    #[must_use]
-    pub fn buffer(&self) -> Option<&DmaBuffer> {
-        match &self.inner.memory {
-            Some(Owned::Buffer(buffer)) => Some(buffer),
-            _ => None,
-        }
-    }
-
-    /// The contiguous pieces of physical memory, in order.
-    ///
-    /// # Errors
-    /// None that a caller could cause: the mapping is there as long as this value.
-    pub fn segments(&self) -> Result<Vec<Segment>> {
-        let range = IovaRange::with_length(self.inner.range.first(), self.inner.length)?;
-        let segments = self.inner.ioas.table.segments(range);
-        Ok(segments.collect::<std::result::Result<_, _>>()?)
-    }
-
-    /// Asks the kernel anew where the buffer's pages are, and counts those that are not where the engine says. 0 as long as
-    /// pins hold: a check for demonstrations and tests. `None` where it cannot be asked: memory that is no [`DmaBuffer`],
-    /// or simulated.
-    ///
-    /// # Errors
-    /// What reading /proc/self/pagemap answers.
-    pub fn moved_pages(&self) -> Result<Option<u64>> {
-        let (Some(buffer), Some(pagemap)) = (self.buffer(), self.inner.ioas.context.pagemap()) else {
-            return Ok(None);
-        };
-        let page_size = pagemap.page_size();
-        let entries = pagemap.entries(buffer.address(), buffer.mapped_length() / page_size)?;
-        let moved = entries.iter().zip((self.iova().0..).step_by(page_size)).filter(|(entry, iova)| {
-            self.inner.ioas.table.lookup(Iova(*iova)).map(|found| found.address) != entry.frame(page_size)
-        });
-        Ok(Some(moved.count() as u64))
-    }
-
-    /// The addresses to give to a device.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Rule`] when the device is not attached to this mapping's IOAS;
-    /// [`ErrorKind::Unsupported`] when it cannot reach all of the memory (its DMA mask).
-    pub fn for_device(&self, device: &Device) -> Result<DmaView> {
-        DmaView::new(&self.inner, device, &self.segments()?)
-    }
-
-    /// Unmaps at once and gives the buffer back; `None` for memory that the mapping does not own. The caller says thereby
-    /// that no device uses the memory any more: this is part of what
-    /// [`Device::enable_bus_master`](crate::Device::enable_bus_master) promises.
-    ///
-    /// # Errors
-    /// The mapping comes back while views of it ([`Mapping::for_device`]) exist.
-    pub fn reclaim(self) -> std::result::Result<Option<DmaBuffer>, Self> {
-        let mut inner = Arc::try_unwrap(self.inner).map_err(|inner| Self { inner })?;
-        let memory = inner.memory.take();
-        inner.ioas.unmap(inner.range);
-        Ok(match memory {
-            Some(Owned::Buffer(buffer)) => Some(buffer),
-            _ => None,
-        })
-    }
-
-    /// Leaves the memory mapped and pinned until the process ends.
-    pub fn forget(self) {
-        std::mem::forget(self);
-    }
 }

@@ -1,0 +1,173 @@
+//! Memory in an IOAS, owned.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use noiommu_core::table::Segment;
+use noiommu_core::{Iova, IovaRange};
+
+use super::Inner;
+use crate::buffer::DmaBuffer;
+use crate::device::{Device, DmaView};
+use crate::{Error, Result};
+
+/// A buffer that could not be mapped, and why.
+#[derive(Debug)]
+pub struct MapError {
+    /// Why.
+    pub error: Error,
+    /// The buffer, as it was.
+    pub buffer: DmaBuffer,
+}
+
+impl std::fmt::Display for MapError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for MapError {}
+
+impl From<MapError> for Error {
+    fn from(failed: MapError) -> Self {
+        failed.error
+    }
+}
+
+/// What a mapping keeps alive.
+pub(super) enum Owned {
+    Buffer(DmaBuffer),
+    File { _file: Arc<OwnedFd> },
+    Borrowed,
+}
+
+/// Memory in an IOAS: pinned, at an IOVA, owned.
+///
+/// Dropped while an attached device has bus mastering on, it is kept in quarantine, mapped and pinned, until the device
+/// has been made quiet. [`Mapping::reclaim`] gives the memory back at once, when the device is done with it.
+#[derive(Debug)]
+pub struct Mapping {
+    inner: Arc<MappingInner>,
+}
+
+pub(crate) struct MappingInner {
+    ioas: Arc<Inner>,
+    range: IovaRange,
+    /// Bytes as asked for; the range covers whole pages.
+    length: u64,
+    memory: Option<Owned>,
+}
+
+impl MappingInner {
+    pub(crate) fn ioas(&self) -> &Arc<Inner> {
+        &self.ioas
+    }
+
+    /// The IOVAs of the bytes that were asked for.
+    pub(crate) fn bytes(&self) -> Result<IovaRange> {
+        Ok(IovaRange::with_length(self.range.first(), self.length)?)
+    }
+}
+
+impl Drop for MappingInner {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.ioas.release(self.range, memory);
+        }
+    }
+}
+
+impl std::fmt::Debug for MappingInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MappingInner").field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
+impl Mapping {
+    pub(super) fn new(ioas: &Arc<Inner>, range: IovaRange, length: u64, memory: Owned) -> Self {
+        Self { inner: Arc::new(MappingInner { ioas: ioas.clone(), range, length, memory: Some(memory) }) }
+    }
+
+    /// Where it begins in the IOAS.
+    #[must_use]
+    pub fn iova(&self) -> Iova {
+        self.inner.range.first()
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.inner.length
+    }
+
+    /// Never: a mapping has at least one byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.length == 0
+    }
+
+    /// The buffer, to copy bytes in and out; `None` for files and borrowed memory.
+    #[must_use]
+    pub fn buffer(&self) -> Option<&DmaBuffer> {
+        match &self.inner.memory {
+            Some(Owned::Buffer(buffer)) => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// The contiguous pieces of physical memory, in order. Memory that was not pinned so far is pinned by this.
+    ///
+    /// # Errors
+    /// Those of pinning; where neither the engine nor the kernel can tell physical addresses, what keeps the engine from it.
+    pub fn segments(&self) -> Result<Vec<Segment>> {
+        self.inner.ioas.segments(self.inner.bytes()?)
+    }
+
+    /// Asks the kernel anew where the buffer's pages are, and counts those that are not where the engine says. 0 as long as
+    /// pins hold: a check for demonstrations and tests. `None` where it cannot be asked: memory that is no [`DmaBuffer`],
+    /// or simulated.
+    ///
+    /// # Errors
+    /// What reading /proc/self/pagemap answers.
+    pub fn moved_pages(&self) -> Result<Option<u64>> {
+        let (Some(buffer), Some(pagemap)) = (self.buffer(), self.inner.ioas.context.pagemap()) else {
+            return Ok(None);
+        };
+        let page_size = pagemap.page_size();
+        let entries = pagemap.entries(buffer.address(), buffer.mapped_length() / page_size)?;
+        let moved = entries.iter().zip((self.iova().0..).step_by(page_size)).filter(|(entry, iova)| {
+            self.inner.ioas.lookup(Iova(*iova), 1).map(|found| found.address) != entry.frame(page_size)
+        });
+        Ok(Some(moved.count() as u64))
+    }
+
+    /// The addresses to give to a device.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rule`] when the device is not attached to this mapping's IOAS;
+    /// [`ErrorKind::Unsupported`] when it cannot reach all of the memory (its DMA mask).
+    pub fn for_device(&self, device: &Device) -> Result<DmaView> {
+        DmaView::new(&self.inner, device)
+    }
+
+    /// Unmaps at once and gives the buffer back; `None` for memory that the mapping does not own. The caller says thereby
+    /// that no device uses the memory any more: this is part of what
+    /// [`Device::enable_bus_master`](crate::Device::enable_bus_master) promises.
+    ///
+    /// # Errors
+    /// The mapping comes back while views of it ([`Mapping::for_device`]) exist.
+    pub fn reclaim(self) -> std::result::Result<Option<DmaBuffer>, Self> {
+        let mut inner = Arc::try_unwrap(self.inner).map_err(|inner| Self { inner })?;
+        let memory = inner.memory.take();
+        inner.ioas.unmap(inner.range);
+        Ok(match memory {
+            Some(Owned::Buffer(buffer)) => Some(buffer),
+            _ => None,
+        })
+    }
+
+    /// Leaves the memory mapped and pinned until the process ends.
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
