@@ -2,6 +2,7 @@
 
 mod bar;
 mod config;
+mod reach;
 pub(crate) mod sim;
 pub(crate) mod sysfs;
 mod uio;
@@ -16,6 +17,8 @@ use noiommu_core::{Errno, ObjectId};
 pub use self::bar::Bar;
 pub(crate) use self::bar::Registers;
 use self::config::{COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+pub use self::reach::DmaRange;
+use self::reach::Reach;
 pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
 use crate::ioas::{self, Ioas};
@@ -147,8 +150,7 @@ struct State {
     attached: Option<Arc<ioas::Inner>>,
     /// Bus mastering has been turned on since the device was last quiet.
     master: bool,
-    /// The highest address that the device can reach.
-    dma_mask: u64,
+    reach: Reach,
 }
 
 impl Inner {
@@ -230,7 +232,7 @@ impl Inner {
 impl Device {
     pub(crate) fn new(context: &Arc<context::Inner>, backend: Box<dyn Backend>) -> Result<Self> {
         let id = context.engine().bind()?;
-        let state = Mutex::new(State { attached: None, master: false, dma_mask: u64::MAX });
+        let state = Mutex::new(State { attached: None, master: false, reach: Reach::default() });
         let device = Self { inner: Arc::new(Inner { context: context.clone(), backend, id, state }) };
         // Whoever had it before may have left bus mastering on. From here on a failure drops the device, quietly.
         device.inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
@@ -338,18 +340,6 @@ impl Device {
         .with_remedy("quiesce() it first")
     }
 
-    /// Tells how far the device reaches: `bits` address bits, 1 to 64 (64 at the start).
-    ///
-    /// # Errors
-    /// EINVAL for other numbers.
-    pub fn set_dma_bits(&self, bits: u32) -> Result<()> {
-        if !(1..=64).contains(&bits) {
-            return Err(Error::argument(format!("a DMA mask of {bits} bits")));
-        }
-        self.inner.state().dma_mask = u64::MAX >> (64 - bits);
-        Ok(())
-    }
-
     /// Lets the device reach memory: turns bus mastering on.
     ///
     /// # Errors
@@ -358,7 +348,8 @@ impl Device {
     /// # Safety
     /// This is the one promise of a driver: until the device is quiet again, all that is written to the device makes it
     /// reach no memory but that of live mappings of the IOAS it is attached to, by the addresses and lengths that
-    /// [`Mapping::for_device`](crate::Mapping::for_device) gave; and a mapping is [reclaimed](crate::Mapping::reclaim)
+    /// [`Mapping::for_device`](crate::Mapping::for_device) gave (by the machine's [DMA ranges](Device::set_dma_ranges), where
+    /// the bus has its own); and a mapping is [reclaimed](crate::Mapping::reclaim)
     /// only when the device has finished with it. Without an IOMMU nothing else stands between a device and any memory of
     /// the machine.
     pub unsafe fn enable_bus_master(&self) -> Result<()> {
