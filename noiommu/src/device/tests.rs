@@ -1,5 +1,6 @@
 //! The life of a device and of memory given up while it may still be reached; devices of the sim kind, and one that lies.
 
+use super::config::COMMAND;
 use super::*;
 use crate::{Context, Contiguity, DmaBuffer, Iova, Mapping, PhysAddr};
 
