@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Result, files, optin};
 
 pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 /// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
-pub(super) const CLAIM: &str = "noiommu";
+pub(crate) const CLAIM: &str = "noiommu";
 
 /// A claimed device. Bus mastering is off by the time this is dropped, as the kit sees to it.
 pub(crate) struct SysfsDevice {
