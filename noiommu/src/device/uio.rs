@@ -6,7 +6,6 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Once};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,7 +15,7 @@ use super::config::mask_line;
 use super::interrupt::{InterruptKind, Source};
 use super::sysfs::{CLAIM, NO_MESSAGES};
 use super::{Backend, Provider, Registers, SysfsDevice};
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, kernel};
 
 /// Its directory among the drivers of the bus.
 const DRIVER: &str = "/sys/bus/pci/drivers/uio_pci_generic";
@@ -42,9 +41,7 @@ fn is_there() -> bool {
     let there = || files::exists(Path::new(DRIVER));
     if !there() {
         LOAD.call_once(|| {
-            let mut modprobe = Command::new("modprobe");
-            modprobe.args(["--quiet", NAME]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let _ = modprobe.status();
+            let _ = kernel::modprobe(NAME);
         });
     }
     there()
