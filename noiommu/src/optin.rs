@@ -3,6 +3,7 @@
 //! Without an IOMMU, whoever drives a device can make it read and write any memory of the machine. The kernel's own
 //! no-IOMMU mode therefore wants `enable_unsafe_noiommu_mode` set and taints the kernel; so does the engine: a file in
 //! /run, which only root can write and which is gone after a restart, says yes, and opening a device sets the same taint.
+//! Both are given and taken back together: whoever allows the one has allowed the other in effect.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use noiommu_core::Errno;
 
+use crate::machine::{self, Module};
+use crate::memory::kernel_release;
 use crate::{Error, ErrorKind, Result, files};
 
 /// Where the opt-in is kept.
@@ -48,11 +51,59 @@ fn is_given(path: &Path, owner: u32) -> bool {
         && files::read_text(path).is_ok_and(|text| text == "Y")
 }
 
-/// Gives the opt-in, until the next restart. Only root can.
+/// The kernel's own no-IOMMU mode, `enable_unsafe_noiommu_mode` of VFIO: on or off; `None` where VFIO is not loaded, or
+/// always wants an IOMMU.
+#[must_use]
+pub fn kernel_mode() -> Option<bool> {
+    machine::unsafe_mode(Path::new("/"))
+}
+
+/// Gives the opt-in, until the next restart, and turns the kernel's own mode on where there is one. Only root can.
 ///
 /// # Errors
 /// What the file system answers; EACCES without root.
 pub fn enable() -> Result<()> {
+    load_vfio();
+    set_kernel_mode(Path::new("/"), true)?;
+    give()
+}
+
+/// VFIO has the parameter once it is loaded. That it cannot be loaded keeps nobody from the engine.
+fn load_vfio() {
+    if kernel_mode().is_none()
+        && Module::find(Path::new("/"), &kernel_release(), "vfio") == Module::Loadable
+        && let Err(error) = machine::modprobe("vfio")
+    {
+        tracing::warn!(%error, "the kernel's VFIO could not be loaded, so its own no-IOMMU mode stays off: modprobe vfio");
+    }
+}
+
+/// Writes the parameter of the machine whose files are below `root`, if it has it.
+fn set_kernel_mode(root: &Path, on: bool) -> Result<()> {
+    let Some(is_on) = machine::unsafe_mode(root) else { return Ok(()) };
+    let failed = |error: Error| {
+        error.with_remedy(
+            "run it as root, where /sys can be written (not in a container with a read-only /sys)",
+        )
+    };
+    if is_on != on {
+        let value = if on { "Y" } else { "N" };
+        files::write_line(&root.join(machine::UNSAFE_MODE.trim_start_matches('/')), value).map_err(
+            |error| failed(Error::system(format_args!("writing {value} to {}", machine::UNSAFE_MODE), error)),
+        )?;
+    }
+    match machine::unsafe_mode(root) {
+        Some(is_on) if is_on == on => Ok(()),
+        _ => Err(failed(Error::new(
+            ErrorKind::System,
+            Errno::EIO,
+            format!("{} did not take what was written", machine::UNSAFE_MODE),
+        ))),
+    }
+}
+
+/// Writes the engine's file.
+fn give() -> Result<()> {
     let failed = |error: std::io::Error| {
         Error::system(format_args!("writing {}", path().display()), error).with_remedy("run it as root")
     };
@@ -80,11 +131,18 @@ fn tempfile_in(directory: &str) -> std::io::Result<(PathBuf, fs::File)> {
     Ok((path, options))
 }
 
-/// Takes the opt-in back. Devices that are open stay open.
+/// Takes the opt-in back, and turns the kernel's own mode off where there is one. Devices that are open stay open, and those
+/// that vfio-pci has stay with it.
 ///
 /// # Errors
-/// What the file system answers; EACCES without root.
+/// What the file system answers; EACCES without root. Each of the two is tried.
 pub fn disable() -> Result<()> {
+    let kernel = set_kernel_mode(Path::new("/"), false);
+    take_back().and(kernel)
+}
+
+/// Removes the engine's file.
+fn take_back() -> Result<()> {
     match fs::remove_file(path()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::system(format_args!("removing {}", path().display()), error)
@@ -131,6 +189,29 @@ pub(crate) fn taint(device: &str) {
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    #[test]
+    fn the_kernels_mode_is_written_and_read_back() {
+        let root = std::env::temp_dir().join(format!("noiommu-optin-mode-{}", std::process::id()));
+        let parameter = root.join(machine::UNSAFE_MODE.trim_start_matches('/'));
+        // No VFIO: nothing to be done.
+        set_kernel_mode(&root, true).unwrap();
+        fs::create_dir_all(parameter.parent().unwrap()).unwrap();
+        let text = || fs::read_to_string(&parameter).unwrap();
+        for (before, on, after) in
+            [("N\n", true, "Y\n"), ("Y\n", true, "Y\n"), ("Y\n", false, "N\n"), ("N\n", false, "N\n")]
+        {
+            fs::write(&parameter, before).unwrap();
+            set_kernel_mode(&root, on).unwrap();
+            assert_eq!(text(), after);
+        }
+        // What cannot be written, and what takes nothing: each told with a remedy.
+        fs::remove_file(&parameter).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &parameter).unwrap();
+        let error = set_kernel_mode(&root, true).unwrap_err();
+        assert!(error.cause().contains("did not take") && error.remedy().is_some(), "{error}");
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn only_a_file_that_nobody_else_can_write_counts() {

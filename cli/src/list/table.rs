@@ -51,10 +51,13 @@ pub(super) fn lines(rows: &[Row], width: Option<usize>, known: bool) -> Vec<Stri
     }
     let line = |texts: &[String; 7], style: &dyn Fn(usize) -> Style| {
         let cell = |&column: &usize| {
-            let text = format!("{:<1$}", cut(&texts[column], widths[column], utf8), widths[column]);
+            let text = cut(&texts[column], widths[column], utf8);
+            // Nothing follows the last one.
+            let text =
+                if Some(&column) == shown.last() { text } else { format!("{text:<0$}", widths[column]) };
             styled(style(column), &text)
         };
-        shown.iter().map(cell).collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+        shown.iter().map(cell).collect::<Vec<_>>().join(GAP)
     };
     let headings = HEADINGS.map(str::to_owned);
     let mut lines = vec![line(&headings, &|_| Style::new().bold())];

@@ -48,7 +48,7 @@ impl fmt::Display for Use {
             Self::DefaultRoute { interface } => {
                 write!(f, "the default route goes through its interface {interface}")
             }
-            Self::Up { interface } => write!(f, "its interface {interface} is up and has an address"),
+            Self::Up { interface } => write!(f, "its interface {interface} is up"),
         }
     }
 }
