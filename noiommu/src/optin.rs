@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use noiommu_core::Errno;
 
-use crate::machine::{self, Module};
+use crate::kernel::{self, Module};
 use crate::memory::kernel_release;
 use crate::{Error, ErrorKind, Result, files};
 
@@ -55,7 +55,7 @@ fn is_given(path: &Path, owner: u32) -> bool {
 /// always wants an IOMMU.
 #[must_use]
 pub fn kernel_mode() -> Option<bool> {
-    machine::unsafe_mode(Path::new("/"))
+    kernel::unsafe_mode(Path::new("/"))
 }
 
 /// Gives the opt-in, until the next restart, and turns the kernel's own mode on where there is one. Only root can.
@@ -72,7 +72,7 @@ pub fn enable() -> Result<()> {
 fn load_vfio() {
     if kernel_mode().is_none()
         && Module::find(Path::new("/"), &kernel_release(), "vfio") == Module::Loadable
-        && let Err(error) = machine::modprobe("vfio")
+        && let Err(error) = kernel::modprobe("vfio")
     {
         tracing::warn!(%error, "the kernel's VFIO could not be loaded, so its own no-IOMMU mode stays off: modprobe vfio");
     }
@@ -80,7 +80,7 @@ fn load_vfio() {
 
 /// Writes the parameter of the machine whose files are below `root`, if it has it.
 fn set_kernel_mode(root: &Path, on: bool) -> Result<()> {
-    let Some(is_on) = machine::unsafe_mode(root) else { return Ok(()) };
+    let Some(is_on) = kernel::unsafe_mode(root) else { return Ok(()) };
     let failed = |error: Error| {
         error.with_remedy(
             "run it as root, where /sys can be written (not in a container with a read-only /sys)",
@@ -88,16 +88,16 @@ fn set_kernel_mode(root: &Path, on: bool) -> Result<()> {
     };
     if is_on != on {
         let value = if on { "Y" } else { "N" };
-        files::write_line(&root.join(machine::UNSAFE_MODE.trim_start_matches('/')), value).map_err(
-            |error| failed(Error::system(format_args!("writing {value} to {}", machine::UNSAFE_MODE), error)),
+        files::write_line(&root.join(kernel::UNSAFE_MODE.trim_start_matches('/')), value).map_err(
+            |error| failed(Error::system(format_args!("writing {value} to {}", kernel::UNSAFE_MODE), error)),
         )?;
     }
-    match machine::unsafe_mode(root) {
+    match kernel::unsafe_mode(root) {
         Some(is_on) if is_on == on => Ok(()),
         _ => Err(failed(Error::new(
             ErrorKind::System,
             Errno::EIO,
-            format!("{} did not take what was written", machine::UNSAFE_MODE),
+            format!("{} did not take what was written", kernel::UNSAFE_MODE),
         ))),
     }
 }
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn the_kernels_mode_is_written_and_read_back() {
         let root = std::env::temp_dir().join(format!("noiommu-optin-mode-{}", std::process::id()));
-        let parameter = root.join(machine::UNSAFE_MODE.trim_start_matches('/'));
+        let parameter = root.join(kernel::UNSAFE_MODE.trim_start_matches('/'));
         // No VFIO: nothing to be done.
         set_kernel_mode(&root, true).unwrap();
         fs::create_dir_all(parameter.parent().unwrap()).unwrap();

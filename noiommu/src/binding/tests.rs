@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, OFlags};
 
 use super::act::{Act, Actor, Kernel};
 use super::*;
-use crate::machine;
+use crate::kernel;
 use crate::memory::kernel_release;
 use crate::pci::tests::{ETHERNET, ISA_BRIDGE, NVME, Tree};
 
@@ -49,7 +49,7 @@ impl Made {
         if driver == VFIO_PCI {
             let confined = pci::device_of(tree, address).unwrap().iommu.is_real();
             let prefix = if confined { "" } else { "noiommu-" };
-            let options = machine::vfio(tree.path(), &kernel_release()).options;
+            let options = kernel::vfio(tree.path(), &kernel_release()).options;
             if if confined { options.cdev } else { options.cdev_noiommu } {
                 fs::create_dir_all(device.join("vfio-dev").join(format!("{prefix}vfio0")).join("dev"))?;
                 fs::create_dir_all(tree.at("/dev/vfio/devices"))?;
@@ -124,7 +124,7 @@ fn machine(name: &str, configuration: &str, mode: Option<&str>) -> Tree {
         tree.write("dev/iommu", "");
     }
     if let Some(mode) = mode {
-        tree.write(&machine::UNSAFE_MODE[1..], mode);
+        tree.write(&kernel::UNSAFE_MODE[1..], mode);
     }
     tree
 }

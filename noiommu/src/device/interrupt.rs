@@ -125,8 +125,9 @@ impl Source {
 /// One interrupt vector, or the line.
 ///
 /// Its descriptor ([`AsFd`]) is readable when the interrupt has come, for poll, epoll or an asynchronous runtime: register it
-/// there for reading, and call [`Interrupt::try_wait`] when it is ready, until that answers `None`. Nothing else is to read
-/// from the descriptor.
+/// there for reading, and call [`Interrupt::try_wait`] when it is ready, until that answers `None`, which suits both
+/// level-triggered and edge-triggered waiting. Nothing else is to read from the descriptor: what there is to read depends on
+/// the provider.
 pub struct Interrupt {
     source: Source,
     kind: InterruptKind,
@@ -204,6 +205,24 @@ impl std::fmt::Debug for Interrupt {
 }
 
 /// The interrupts of a device that are enabled, until this is dropped. Keeps the device claimed.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use std::time::Duration;
+/// use noiommu::{Context, InterruptKind};
+///
+/// let device = Context::simulated().sim_edu()?;
+/// let interrupts = device.enable_interrupts(InterruptKind::Intx, 1)?;
+/// let registers = device.bar(0)?;
+/// registers.write_u32(0x60, 1)?; // edu: raise
+/// for interrupt in interrupts.iter() {
+///     assert_eq!(interrupt.wait(Some(Duration::from_secs(10)))?, Some(1));
+///     registers.write_u32(0x64, 1)?; // edu: heard
+///     interrupt.unmask()?; // a line is masked when it comes
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Interrupts {
     vectors: Vec<Interrupt>,
@@ -257,7 +276,10 @@ impl Device {
         self.inner().backend.interrupt_count(kind)
     }
 
-    /// Enables the first `count` vectors of a kind, until the answer is dropped.
+    /// Enables the first `count` vectors of a kind, until the answer is dropped. One kind can be on at a time.
+    ///
+    /// Messages are writes to memory: they come only while [bus mastering](Device::enable_bus_master) is on. A line is masked
+    /// whenever it comes, with every provider; if it is raised still when it is unmasked, it comes once more.
     ///
     /// # Errors
     /// EBUSY: some are enabled already; EINVAL: none, or more than there are, is asked for;
