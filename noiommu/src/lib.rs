@@ -33,6 +33,7 @@ mod error;
 mod files;
 mod ioas;
 mod ioctl;
+pub mod machine;
 mod memory;
 pub mod optin;
 mod process;
