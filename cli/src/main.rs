@@ -3,6 +3,7 @@
 mod config;
 mod conformance;
 mod demo;
+mod doctor;
 mod optin;
 mod proof;
 mod serve;
@@ -38,6 +39,8 @@ enum Room {
     },
     /// Run a program written for /dev/iommu and VFIO, on a kernel without them
     Serve(serve::Options),
+    /// Say what this machine and process lack for devices without an IOMMU, and what mends it
+    Doctor(doctor::Options),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
     /// Ask whoever answers for /dev/iommu and VFIO here what Linux 7.3 was asked, and compare
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
         Room::Serve(options) => serve::run(&options),
+        Room::Doctor(options) => doctor::run(&options),
         Room::Config(arguments) => config::run(&arguments),
         Room::Conformance(options) => conformance::run(&options),
         Room::Enable(options) => optin::enable(&options),

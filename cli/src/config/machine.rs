@@ -13,7 +13,7 @@ use super::{ModeSource, Question};
 const UNSAFE_MODE: &str = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
 
 /// Looks at the machine whose files are below `root` and whose kernel is `release`.
-pub(super) fn look(root: &Path, release: &str) -> Question {
+pub(crate) fn look(root: &Path, release: &str) -> Question {
     let mode = fs::read_to_string(root.join(UNSAFE_MODE)).ok();
     let (options, source) = match configuration(root, release) {
         Some((text, path)) => (of_configuration(&text), path),
