@@ -76,6 +76,11 @@ impl OnKernel {
         Self { kernel, preload, stock: Stock::default() }
     }
 
+    /// The defaults, with the kernel of a suite of the distribution.
+    pub(crate) fn of_suite(suite: &str) -> Self {
+        Self { kernel: Choice::Stock, preload: false, stock: Stock::of_suite(suite) }
+    }
+
     /// What the guest boots.
     fn kernel(&self, project: &Project) -> Result<Kernel> {
         apt::install(&HOST_PACKAGES)?;
