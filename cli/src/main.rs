@@ -4,6 +4,7 @@ mod bind;
 mod config;
 mod conformance;
 mod demo;
+mod doctor;
 mod list;
 mod optin;
 mod proof;
@@ -46,6 +47,8 @@ enum Room {
     Bind(bind::BindArguments),
     /// Give them back as they were
     Unbind(bind::UnbindArguments),
+    /// Say what this machine and process lack for devices without an IOMMU, and what mends it
+    Doctor(doctor::Options),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
     /// Ask whoever answers for /dev/iommu and VFIO here what Linux 7.3 was asked, and compare
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
         Room::List(arguments) => list::run(&arguments),
         Room::Bind(arguments) => bind::bind(&arguments),
         Room::Unbind(arguments) => bind::unbind(&arguments),
+        Room::Doctor(options) => doctor::run(&options),
         Room::Config(arguments) => config::run(&arguments),
         Room::Conformance(options) => conformance::run(&options),
         Room::Enable(options) => optin::enable(&options),

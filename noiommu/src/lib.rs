@@ -35,6 +35,7 @@ mod files;
 mod ioas;
 mod ioctl;
 pub mod kernel;
+pub mod machine;
 mod memory;
 pub mod optin;
 pub mod pci;

@@ -46,6 +46,8 @@ enum Guest {
     StockIommu(vm::Stock),
     /// Edu devices behind an IOMMU and without one on one IOAS
     Mixed(vm::OnKernel),
+    /// `noiommu doctor` among wrong settings, whose remedies are typed
+    Doctor(vm::OnKernel),
     /// A C program that knows the uAPI only, and an NVMe controller
     NvmeIdentify(vm::OnKernel),
     /// All conformance cases, answered by a kernel or through the preload library
@@ -71,6 +73,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
         Task::Vm(Guest::Mixed(options)) => vm::mixed(&project, options),
+        Task::Vm(Guest::Doctor(options)) => vm::doctor(&project, options),
         Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),

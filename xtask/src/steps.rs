@@ -69,6 +69,7 @@ const STEPS: &[Step] = &[
     Step { name: "vm-backports", vm: true, run: vm_backports },
     Step { name: "vm-iommu", vm: true, run: vm_iommu },
     Step { name: "vm-mixed", vm: true, run: vm_mixed },
+    Step { name: "vm-doctor", vm: true, run: vm_doctor },
     Step { name: "vm-nvme-identify", vm: true, run: vm_nvme_identify },
     Step { name: "vm-conformance-reference", vm: true, run: vm_conformance_reference },
     Step { name: "vm-conformance-legacy", vm: true, run: vm_conformance_legacy },
@@ -372,6 +373,18 @@ fn vm_iommu(project: &Project) -> Result<Outcome> {
 fn vm_mixed(project: &Project) -> Result<Outcome> {
     for variant in [vm::Variant::Reference, vm::Variant::Legacy] {
         vm::mixed(project, &vm::OnKernel::new(vm::Choice::Built(variant), false))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// What is set wrongly on purpose is found, and the remedies that are told work: on both stock kernels and on the reference.
+fn vm_doctor(project: &Project) -> Result<Outcome> {
+    for options in [
+        vm::OnKernel::new(vm::Choice::Stock, false),
+        vm::OnKernel::of_suite("backports"),
+        vm::OnKernel::new(vm::Choice::Built(vm::Variant::Reference), false),
+    ] {
+        vm::doctor(project, &options)?;
     }
     Ok(Outcome::Passed)
 }

@@ -7,7 +7,7 @@ use noiommu::kernel;
 use super::{ModeSource, Question};
 
 /// Looks at the machine whose files are below `root` and whose kernel is `release`.
-pub(super) fn look(root: &Path, release: &str) -> Question {
+pub(crate) fn look(root: &Path, release: &str) -> Question {
     let vfio = kernel::vfio(root, release);
     let mode_source =
         if vfio.unsafe_mode.is_some() { ModeSource::Parameter } else { ModeSource::NoParameter };

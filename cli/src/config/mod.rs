@@ -1,6 +1,6 @@
 //! `noiommu config`: which VFIO interfaces a kernel has, as a function of its configuration.
 
-mod machine;
+pub(crate) mod machine;
 mod render;
 
 use std::path::Path;
@@ -125,7 +125,7 @@ fn case_of(options: Options) -> u8 {
 
 /// Where the unsafe mode comes from.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum ModeSource {
+pub(crate) enum ModeSource {
     /// VFIO's parameter.
     Parameter,
     /// There is none: VFIO is not loaded, or cannot do without an IOMMU.
@@ -138,13 +138,13 @@ enum ModeSource {
 
 /// What is to be resolved, and where it comes from.
 #[derive(Debug, PartialEq)]
-struct Question {
-    options: Options,
-    unsafe_mode: bool,
+pub(crate) struct Question {
+    pub(crate) options: Options,
+    pub(crate) unsafe_mode: bool,
     /// Where the options come from.
-    source: String,
+    pub(crate) source: String,
     /// Where the unsafe mode comes from.
-    mode_source: ModeSource,
+    pub(crate) mode_source: ModeSource,
     /// The case of the matrix, for a preset that was left such a case.
     case: Option<u8>,
 }

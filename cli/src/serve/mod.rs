@@ -135,11 +135,10 @@ fn check(settings: &Settings) -> Result<(), Refusal> {
         return Ok(());
     }
     noiommu::serve::check(settings)?;
-    let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
-    if !capabilities.is_ok_and(|effective| effective.contains(rustix::thread::CapabilitySet::SYS_RAWIO)) {
+    if let Some(check) = crate::doctor::in_the_way() {
         return Err(Refusal::new(
-            "opening a device without an IOMMU needs CAP_SYS_RAWIO",
-            "run it as root, or try simulated devices: --provider sim",
+            format!("opening a device without an IOMMU: {}", check.found),
+            "run it as root of the machine (`noiommu doctor` tells more), or try simulated devices: --provider sim",
         ));
     }
     Ok(())

@@ -31,7 +31,8 @@ pub(crate) fn check_machine() -> Result<()> {
     check_encryption(&cpuinfo, Path::new("/dev"))
 }
 
-fn check_release(release: &str) -> Result<()> {
+/// Refuses a kernel that is too old.
+pub(crate) fn check_release(release: &str) -> Result<()> {
     let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Ok(()),
@@ -45,7 +46,7 @@ fn check_release(release: &str) -> Result<()> {
 }
 
 /// Guests with encrypted memory: what a device writes to the bare physical address is not what the CPU reads there.
-fn check_encryption(cpuinfo: &str, dev: &Path) -> Result<()> {
+pub(crate) fn check_encryption(cpuinfo: &str, dev: &Path) -> Result<()> {
     let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or("");
     let flag = |name| flags.split_ascii_whitespace().any(|flag| flag == name);
     // An SEV flag alone only says that the processor could; with a hypervisor it is what the guest runs under.

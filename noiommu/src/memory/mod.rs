@@ -21,10 +21,11 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 use rustix::thread::CapabilitySet;
 
 pub use self::host::kernel_release;
+pub(crate) use self::host::{check_encryption, check_frames, check_release};
 pub(crate) use self::maps::{huge_bytes, read as read_maps};
 pub(crate) use self::pagemap::{HUGE, Pagemap};
 pub use self::pin::PinKind;
-use self::pin::PinSource;
+pub(crate) use self::pin::PinSource;
 pub(crate) use self::pin::refused;
 pub(crate) use self::simulated::SimulatedMemory;
 use crate::error::ErrorKind;
@@ -76,17 +77,7 @@ impl Memory {
         host::check_machine()?;
         let pagemap = Pagemap::open()?;
         host::check_frames(&pagemap)?;
-        let io_uring = || io_uring::IoUringPins::new().map(|pins| Box::new(pins) as Box<dyn PinSource>);
-        let af_xdp =
-            || af_xdp::AfXdpPins::new(pagemap.page_size()).map(|pins| Box::new(pins) as Box<dyn PinSource>);
-        let pins = match choice {
-            PinChoice::IoUring => io_uring()?,
-            PinChoice::AfXdp => af_xdp()?,
-            PinChoice::Best => match io_uring() {
-                Ok(pins) => pins,
-                Err(first) => af_xdp().map_err(|second| no_pin_source(&first, &second))?,
-            },
-        };
+        let pins = source(choice, pagemap.page_size())?;
         tracing::debug!(pin = pins.kind().name(), "memory is pinned for real");
         let thp = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
         let huge_page = if thp { HUGE as u64 } else { 4096 };
@@ -138,6 +129,19 @@ impl Memory {
             }
         };
         Ok(HostPins { held, view })
+    }
+}
+
+/// Opens a source of pins.
+pub(crate) fn source(choice: PinChoice, page_size: usize) -> Result<Box<dyn PinSource>> {
+    let io_uring = || io_uring::IoUringPins::new().map(|pins| Box::new(pins) as Box<dyn PinSource>);
+    let af_xdp = || af_xdp::AfXdpPins::new(page_size).map(|pins| Box::new(pins) as Box<dyn PinSource>);
+    match choice {
+        PinChoice::IoUring => io_uring(),
+        PinChoice::AfXdp => af_xdp(),
+        PinChoice::Best => {
+            io_uring().or_else(|first| af_xdp().map_err(|second| no_pin_source(&first, &second)))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario.
+//! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario, and two that scripts use.
 
+mod deprived;
 mod mixed;
 mod stock_edu;
 mod stock_iommu;
@@ -8,18 +9,24 @@ mod witness;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let scenario = std::env::args().nth(1).unwrap_or_default();
-    let run = match scenario.as_str() {
-        "mixed" => mixed::run,
-        "stock-edu" => stock_edu::run,
-        "stock-iommu" => stock_iommu::run,
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (scenario, rest) =
+        arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let outcome = match scenario {
+        "mixed" => mixed::run(),
+        "stock-edu" => stock_edu::run(),
+        "stock-iommu" => stock_iommu::run(),
+        "without" => deprived::without(rest),
+        "as" => deprived::as_user(rest),
         _ => {
-            eprintln!("usage: noiommu-guest mixed|stock-edu|stock-iommu");
+            eprintln!(
+                "usage: noiommu-guest mixed|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+            );
             return ExitCode::from(2);
         }
     };
     // A scenario that fails leaves its session without `done`, which by itself fails the run.
-    match run() {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("noiommu-guest {scenario}: {error:#}");

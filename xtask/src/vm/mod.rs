@@ -7,6 +7,7 @@
 mod apt;
 mod clock;
 mod conformance;
+mod doctor;
 mod fuzz;
 mod guest;
 mod initramfs;
@@ -23,6 +24,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 pub(crate) use self::conformance::{conformance, golden};
+pub(crate) use self::doctor::doctor;
 pub(crate) use self::fuzz::{Fuzz, fuzz};
 pub(crate) use self::guest::Options;
 use self::guest::Scenario;
@@ -72,6 +74,11 @@ impl OnKernel {
     /// The defaults, with this kernel, natively or through the preload library.
     pub(crate) fn new(kernel: Choice, preload: bool) -> Self {
         Self { kernel, preload, stock: Stock::default() }
+    }
+
+    /// The defaults, with the kernel of a suite of the distribution.
+    pub(crate) fn of_suite(suite: &str) -> Self {
+        Self { kernel: Choice::Stock, preload: false, stock: Stock::of_suite(suite) }
     }
 
     /// What the guest boots.
