@@ -126,6 +126,11 @@ pub fn bound() -> Result<Vec<String>> {
     record::addresses(&Root::real())
 }
 
+/// Whether a device is bound, or was half bound.
+pub(crate) fn is_bound(address: &str) -> bool {
+    record::read(&Root::real(), address).is_ok_and(|record| record.is_some())
+}
+
 /// What [`bind`] would do. Nothing is changed.
 ///
 /// # Errors

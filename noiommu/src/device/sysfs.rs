@@ -16,7 +16,7 @@ use super::bar::Registers;
 use super::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
 use super::interrupt::InterruptKind;
 use super::{Backend, Provider, uio};
-use crate::{Error, ErrorKind, Result, files, optin};
+use crate::{Error, ErrorKind, Result, binding, files, optin};
 
 pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 /// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
@@ -110,9 +110,11 @@ impl SysfsDevice {
         }
         let before = files::read_text(&device.directory.join("driver_override")).unwrap_or_default();
         device.write("driver_override", CLAIM)?;
-        // sysfs shows "(null)" for none; an empty line takes it away.
+        // sysfs shows "(null)" for none; an empty line takes it away. Our own is one that a killed process has left, unless the
+        // device is bound for us.
         device.override_before = Some(match before.as_str() {
-            "(null)" | CLAIM => String::new(),
+            "(null)" => String::new(),
+            CLAIM if !binding::is_bound(&device.name) => String::new(),
             _ => before,
         });
         // A driver may have come between the look and the override.
