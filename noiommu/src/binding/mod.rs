@@ -283,8 +283,13 @@ fn bind_on(
             }
         }
     }
-    let now = pci::device_of(root, &name)?;
+    let mut now = pci::device_of(root, &name)?;
     let (driver, _) = wanted(provider);
+    if let (Some(driver), None, None) = (driver, &now.driver, &probe) {
+        // A probe tells the kernel's log alone why it failed; asking for the driver by name tells us.
+        probe = actor.act(root, &name, &Act::Attach(driver.to_owned())).err();
+        now = pci::device_of(root, &name)?;
+    }
     if now.driver.as_deref() != driver {
         let error = not_taken(&now, provider, probe);
         return Err(roll_back(root, actor, &device, remembers, error));
@@ -299,6 +304,15 @@ fn bind_on(
                 format!("{name}: {VFIO_PCI} has it, but the kernel made no node for {}", wanted.name()),
             )
             .with_remedy("without --provider the best that there is is taken");
+            return Err(roll_back(root, actor, &device, remembers, error));
+        }
+        (_, None) if now.driver.as_deref() == Some(VFIO_PCI) => {
+            let error = Error::new(
+                ErrorKind::Unsupported,
+                Errno::ENODEV,
+                format!("{name}: {VFIO_PCI} has it, but the kernel made no node for it"),
+            )
+            .with_remedy("`dmesg` may say more; --provider sysfs does without");
             return Err(roll_back(root, actor, &device, remembers, error));
         }
         (_, None) => provider,
@@ -442,27 +456,38 @@ fn restore(root: &Root, actor: &dyn Actor, record: &Record) -> Result<Option<Str
         })
     };
     let now = pci::device_of(root, name)?;
-    // The override first: with the one of the binding, no other driver would take the device.
-    if now.driver_override != record.driver_override {
-        act(Act::Override(record.driver_override.clone()))?;
+    let (mut driver_override, mut driver) = (now.driver_override, now.driver);
+    let mut attached = Ok(());
+    if driver != record.driver {
+        // First the driver that is to have it as override: with the one of the binding, or one from before that names another
+        // driver than had it, it would not be taken back.
+        if let Some(wanted) = &record.driver
+            && driver_override.as_ref() != Some(wanted)
+        {
+            act(Act::Override(Some(wanted.clone())))?;
+            driver_override = Some(wanted.clone());
+        }
+        if driver.is_some() {
+            act(Act::Release)?;
+        }
+        if let Some(wanted) = &record.driver {
+            if !files::exists(&root.driver(wanted)) {
+                // Gone meanwhile; what its module is called is the usual guess.
+                let _ = act(Act::Load(wanted.clone()));
+            }
+            attached = act(Act::Attach(wanted.clone()));
+        }
+        driver = pci::device_of(root, name)?.driver;
     }
-    if now.driver == record.driver {
-        return Ok(now.driver);
-    }
-    if now.driver.is_some() {
-        act(Act::Release)?;
-    }
-    let Some(driver) = &record.driver else { return Ok(None) };
-    if !files::exists(&root.driver(driver)) {
-        // Gone meanwhile; what its module is called is the usual guess.
-        let _ = act(Act::Load(driver.clone()));
-    }
-    let attached = act(Act::Attach(driver.clone()));
-    let now = pci::device_of(root, name)?.driver;
     // Loading a module may have done it.
-    if now.as_ref() == Some(driver) {
-        return Ok(now);
+    if driver == record.driver {
+        if driver_override != record.driver_override {
+            act(Act::Override(record.driver_override.clone()))?;
+        }
+        return Ok(driver);
     }
+    // It stays the override, so that the driver takes the device when it comes.
+    let driver = record.driver.as_deref().unwrap_or("nobody");
     match attached {
         Err(error) => Err(error.with_remedy(format!(
             "modprobe {driver}, then noiommu unbind {name} again; `dmesg` may say more"
