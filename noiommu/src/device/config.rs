@@ -15,6 +15,8 @@ pub(super) const COMMAND: u16 = 0x04;
 pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 /// Bus mastering.
 pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
+/// Always 0.
+const COMMAND_RESERVED: u16 = 0xf800;
 /// Interrupt Disable: the line is masked.
 const COMMAND_LINE_MASKED: u16 = 1 << 10;
 /// In the Device Status register of the PCI Express capability.
@@ -75,14 +77,14 @@ impl ConfigSpace<'_> {
         self.read_u16(COMMAND)
     }
 
-    /// Writes bytes, except that the bus-master bit stays as it is.
-    pub(super) fn write_keeping_bus_master(&self, offset: u16, from: &[u8]) -> Result<()> {
+    /// Writes bytes, except that bus mastering and the decoding of memory stay as they are.
+    pub(super) fn write_keeping_decoding(&self, offset: u16, from: &[u8]) -> Result<()> {
         self.check(offset, from.len())?;
         let mut bytes = from.to_vec();
         if let Some(byte) =
             usize::from(COMMAND).checked_sub(usize::from(offset)).and_then(|at| bytes.get_mut(at))
         {
-            let mask = COMMAND_BUS_MASTER as u8;
+            let mask = (COMMAND_BUS_MASTER | COMMAND_MEMORY) as u8;
             *byte = *byte & !mask | self.read_u16(COMMAND)? as u8 & mask;
         }
         self.0.config_write(offset, &bytes)
@@ -99,9 +101,10 @@ impl ConfigSpace<'_> {
         Ok(at == index && self.read_u32(BARS + 4 * u16::from(index))? & 1 == 0)
     }
 
-    /// Whether the device answers no more: all ones, which no vendor id is.
+    /// Whether the device answers no more: all ones, which no vendor id is. VFIO answers for the ids itself, so bits of the
+    /// command register that are 0 in every device are looked at too (PCI Local Bus Specification 3.0, 6.2.2).
     pub(super) fn is_gone(&self) -> Result<bool> {
-        Ok(self.read_u16(0)? == u16::MAX)
+        Ok(self.read_u16(0)? == u16::MAX || self.read_u16(COMMAND)? & COMMAND_RESERVED == COMMAND_RESERVED)
     }
 
     /// Whether the header is not that of an endpoint.

@@ -47,7 +47,7 @@ enum Counter {
     /// 8 bytes: how many since it was last read.
     Eventfd,
     /// 4 bytes: how many there ever were, modulo 2^32; and how many were known of.
-    Uio(Mutex<u32>),
+    Uio(Arc<Mutex<u32>>),
 }
 
 impl Source {
@@ -57,8 +57,8 @@ impl Source {
     }
 
     /// A file of uio, of which so many interrupts have been seen.
-    pub(crate) fn uio(file: Arc<OwnedFd>, seen: u32) -> Self {
-        Self { file, counter: Counter::Uio(Mutex::new(seen)) }
+    pub(crate) fn uio(file: Arc<OwnedFd>, seen: Arc<Mutex<u32>>) -> Self {
+        Self { file, counter: Counter::Uio(seen) }
     }
 
     /// Waits until there is something to read; tells whether there is.
@@ -81,7 +81,7 @@ impl Source {
     }
 
     /// The interrupts since the last look, when there is something to read.
-    fn take(&self) -> rustix::io::Result<u64> {
+    pub(super) fn take(&self) -> rustix::io::Result<u64> {
         match &self.counter {
             Counter::Eventfd => {
                 let mut bytes = [0; 8];

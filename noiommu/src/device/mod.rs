@@ -290,14 +290,16 @@ impl Device {
     }
 
     /// Writes config space. The bus-master bit keeps its value: it is turned on by [`Device::enable_bus_master`] and off
-    /// by [`Device::quiesce`] alone.
+    /// by [`Device::quiesce`] alone. So does memory decoding, without which registers that are mapped could not be reached; a
+    /// driver that puts the device into a power-saving state or moves a BAR must not touch its registers meanwhile: through
+    /// VFIO that ends the process by SIGBUS.
     ///
     /// # Errors
     /// EINVAL past its end; what the provider answers.
     pub fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
         // Under the lock, so that nobody turns it on or off between the reading and the writing.
         let _state = self.inner.state();
-        self.inner.config().write_keeping_bus_master(offset, from)
+        self.inner.config().write_keeping_decoding(offset, from)
     }
 
     /// The registers of memory BAR `index` (0 to 5). While it lives the device stays claimed, dropped or not.

@@ -90,7 +90,9 @@ impl Device {
     /// [`ErrorKind::Unsupported`]: there is no way to reset it alone; as for [`Device::quiesce`].
     pub fn reset(&self) -> Result<Quiet> {
         let inner = self.inner();
-        let quiet = inner.quiesce(&mut inner.state())?;
+        // Held to the end: nobody turns bus mastering on in between.
+        let mut state = inner.state();
+        let quiet = inner.quiesce(&mut state)?;
         if !quiet.reset {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -110,7 +112,8 @@ impl Device {
     /// this process has not opened; as for [`Device::quiesce`].
     pub fn hot_reset(&self) -> Result<()> {
         let inner = self.inner();
-        inner.quiesce(&mut inner.state())?;
+        let mut state = inner.state();
+        inner.quiesce(&mut state)?;
         inner.backend.hot_reset()?;
         inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
         Ok(())

@@ -6,9 +6,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use super::config::mask_line;
@@ -83,6 +82,8 @@ impl SysfsDevice {
 pub(super) struct UioDevice {
     /// Closed first: the last close of it turns bus mastering off, which is off by then where the process goes on.
     line: Arc<OwnedFd>,
+    /// How many interrupts of it were seen, modulo 2^32.
+    seen: Arc<Mutex<u32>>,
     device: SysfsDevice,
 }
 
@@ -90,22 +91,9 @@ impl UioDevice {
     /// Binds the helper; where there is none or it does not take the device, that comes back.
     pub(super) fn new(mut device: SysfsDevice) -> std::result::Result<Self, SysfsDevice> {
         match device.bind_helper() {
-            Some(line) => Ok(Self { line: Arc::new(line), device }),
+            Some(line) => Ok(Self { line: Arc::new(line), seen: Arc::default(), device }),
             None => Err(device),
         }
-    }
-
-    /// Takes what interrupts there were off the line; answers how many there ever were.
-    fn drain(&self) -> Result<u32> {
-        let mut ready = [PollFd::new(&*self.line, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut bytes = [0; 4];
-        if poll(&mut ready, Some(&now)) == Ok(1) {
-            rustix::io::retry_on_intr(|| rustix::io::read(&*self.line, &mut bytes)).map_err(|error| {
-                Error::system(format_args!("reading the interrupt line of {}", self.name()), error)
-            })?;
-        }
-        Ok(u32::from_ne_bytes(bytes))
     }
 }
 
@@ -151,9 +139,13 @@ impl Backend for UioDevice {
     }
 
     fn enable_interrupts(&self, kind: InterruptKind, _: u32) -> Result<Vec<Source>> {
-        let seen = self.drain()?;
+        let source = Source::uio(self.line.clone(), self.seen.clone());
+        // What came before does not count.
+        source.take().map_err(|error| {
+            Error::system(format_args!("reading the interrupt line of {}", self.name()), error)
+        })?;
         mask_line(self, kind, false)?;
-        Ok(vec![Source::uio(self.line.clone(), seen)])
+        Ok(vec![source])
     }
 
     fn disable_interrupts(&self, kind: InterruptKind) {

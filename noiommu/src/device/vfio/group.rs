@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use noiommu_core::Errno;
 use noiommu_uapi::vfio::container::*;
@@ -43,20 +44,12 @@ pub(super) struct Group {
 /// The groups that are open in this process, by the paths of their nodes.
 static OPEN: Mutex<Vec<(PathBuf, Weak<Group>)>> = Mutex::new(Vec::new());
 
+/// How many milliseconds a group may take to close.
+const CLOSING: u32 = 500;
+
 /// Opens a device of a group.
 pub(super) fn open(name: &str, directory: &Path, node: &Node) -> Result<(OwnedFd, Link)> {
-    let group = {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(_, group)| group.strong_count() > 0);
-        match open.iter().find(|(path, _)| *path == node.path).and_then(|(_, group)| group.upgrade()) {
-            Some(group) => group,
-            None => {
-                let group = Arc::new(Group::new(name, directory, node)?);
-                open.push((node.path.clone(), Arc::downgrade(&group)));
-                group
-            }
-        }
-    };
+    let group = Group::shared(name, directory, node)?;
     let mut text = name.as_bytes().to_vec();
     text.push(0);
     let device = call_with(&group.group, VFIO_GROUP_GET_DEVICE_FD, text.as_mut_slice()).map_err(|errno| {
@@ -69,6 +62,31 @@ pub(super) fn open(name: &str, directory: &Path, node: &Node) -> Result<(OwnedFd
 }
 
 impl Group {
+    /// The group that is open here, or is opened now.
+    fn shared(name: &str, directory: &Path, node: &Node) -> Result<Arc<Self>> {
+        // One that another thread is just closing here is busy for a moment.
+        for _ in 0..CLOSING {
+            let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = open.iter().find(|(path, _)| *path == node.path).map(|(_, group)| group.upgrade());
+            if let Some(Some(group)) = known {
+                return Ok(group);
+            }
+            match Self::new(name, directory, node) {
+                Ok(group) => {
+                    let group = Arc::new(group);
+                    open.retain(|(_, group)| group.strong_count() > 0);
+                    open.push((node.path.clone(), Arc::downgrade(&group)));
+                    return Ok(group);
+                }
+                Err(error) if error.kind() == ErrorKind::Busy && known.is_some() => {}
+                Err(error) => return Err(error),
+            }
+            drop(open);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(super::busy(name))
+    }
+
     fn new(name: &str, directory: &Path, node: &Node) -> Result<Self> {
         let path = Path::new(CONTAINER);
         let container = files::open(path, OFlags::RDWR).map_err(|error| not_opened(path, name, &error))?;
@@ -115,9 +133,21 @@ impl Group {
         &self.container
     }
 
+    /// The group's own descriptor, which proves to the kernel that it is ours.
     pub(super) fn descriptor(&self) -> i32 {
         self.group.as_raw_fd()
     }
+}
+
+/// The groups with these numbers that are open in this process; `None` for one that is not.
+pub(super) fn opened(numbers: &[u32]) -> Vec<Option<Arc<Group>>> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let find = |number: &u32| {
+        let nodes = [format!("/dev/vfio/{number}"), format!("/dev/vfio/noiommu-{number}")];
+        let known = open.iter().find(|(path, _)| nodes.iter().any(|node| path == Path::new(node)));
+        known.and_then(|(_, group)| group.upgrade())
+    };
+    numbers.iter().map(find).collect()
 }
 
 /// Another device of the group has a driver of the kernel's: names it.

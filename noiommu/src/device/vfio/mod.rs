@@ -5,6 +5,7 @@
 
 mod cdev;
 mod group;
+mod hot_reset;
 mod interrupts;
 mod region;
 
@@ -16,7 +17,7 @@ use noiommu_core::Errno;
 use noiommu_uapi::vfio::device::*;
 use noiommu_uapi::vfio::pci::*;
 use rustix::io::retry_on_intr;
-use zerocopy::{FromZeros as _, IntoBytes as _};
+use zerocopy::FromZeros as _;
 
 use self::region::{Region, RegionBar};
 use super::bar::Registers;
@@ -24,7 +25,7 @@ use super::config::ConfigSpace;
 use super::interrupt::{InterruptKind, Source};
 use super::{Addressing, Backend, Provider};
 use crate::ioctl::{call, call_with};
-use crate::{Error, ErrorKind, Result, files};
+use crate::{Error, ErrorKind, Result, context, files};
 
 /// An open device. Fields are dropped in order: the device is closed before what it was opened through.
 pub(super) struct VfioDevice {
@@ -50,13 +51,13 @@ pub(super) fn open(
     name: &str,
     directory: &Path,
     wanted: &dyn Fn(Provider) -> bool,
-    iommufd: impl FnOnce() -> Result<Arc<OwnedFd>>,
+    context: &context::Inner,
 ) -> Result<VfioDevice> {
     let mut there = Vec::new();
     if let Some(node) = cdev::find(directory) {
         let provider = if node.confined { Provider::Cdev } else { Provider::CdevNoIommu };
         if wanted(provider) {
-            return cdev::open(name, &node, &iommufd()?)
+            return cdev::open(name, &node, &context.iommufd()?)
                 .and_then(|(device, link)| VfioDevice::new(name, directory, device, link));
         }
         there.push(provider.name());
@@ -64,6 +65,10 @@ pub(super) fn open(
     if let Some(node) = group::find(directory) {
         let provider = if node.confined { Provider::Group } else { Provider::GroupNoIommu };
         if wanted(provider) {
+            if !node.confined {
+                // Before the device is touched: nobody else pins for it.
+                context.pin_kind()?;
+            }
             return group::open(name, directory, &node)
                 .and_then(|(device, link)| VfioDevice::new(name, directory, device, link));
         }
@@ -87,6 +92,10 @@ pub(super) fn open(
 
 /// A failed call on a device.
 fn failed(what: &str, name: &str, errno: Errno) -> Error {
+    if errno == Errno::ENODEV {
+        return Error::new(ErrorKind::NoDevice, errno, format!("{what} {name}: it is gone"))
+            .with_remedy("it was removed or lost power: open it again when it is back");
+    }
     let system = std::io::Error::from_raw_os_error(errno.raw());
     Error::system(format_args!("{what} {name}"), system)
 }
@@ -218,34 +227,7 @@ impl Backend for VfioDevice {
     }
 
     fn hot_reset(&self) -> Result<()> {
-        // Groups prove by their descriptor that the devices are ours; what was opened as a cdev proves it by the iommufd.
-        let descriptors = match &self.link {
-            Link::Group { group, .. } => vec![group.descriptor()],
-            Link::Cdev { .. } => Vec::new(),
-        };
-        let mut memory = VfioPciHotReset {
-            argsz: (size_of::<VfioPciHotReset>() + size_of_val(&descriptors[..])) as u32,
-            flags: 0,
-            count: descriptors.len() as u32,
-        }
-        .as_bytes()
-        .to_vec();
-        memory.extend_from_slice(descriptors.as_bytes());
-        call_with(&self.device, VFIO_DEVICE_PCI_HOT_RESET, memory.as_mut_slice()).map_err(|errno| {
-            let error = failed("resetting the bus of", &self.name, errno);
-            match errno {
-                Errno::ENODEV | Errno::ENOTTY => Error::new(
-                    ErrorKind::Unsupported,
-                    errno,
-                    format!("there is no bus or slot that can be reset around {}", self.name),
-                ),
-                Errno::EINVAL | Errno::EPERM | Errno::EBUSY => {
-                    error.with_remedy("open all devices of its bus in this process first")
-                }
-                _ => error,
-            }
-        })?;
-        Ok(())
+        hot_reset::reset(&self.device, &self.name)
     }
 
     fn addressing(&self) -> Addressing {
