@@ -408,11 +408,11 @@ impl Files<'_> {
     fn sys_is_read_only(&self) -> bool {
         let mounts = self.text("proc/self/mounts").unwrap_or_default();
         // The last mount on a place is the one that is seen.
-        let mut options = mounts.lines().rev().filter_map(|line| {
+        let mut options = mounts.lines().filter_map(|line| {
             let mut words = line.split(' ').skip(1);
             (words.next()? == "/sys").then(|| words.nth(1))?
         });
-        options.next().is_some_and(|options| options.split(',').any(|option| option == "ro"))
+        options.next_back().is_some_and(|options| options.split(',').any(|option| option == "ro"))
     }
 
     fn memlock(&self) -> Option<u64> {

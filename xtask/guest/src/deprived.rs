@@ -39,11 +39,11 @@ pub(crate) fn without(arguments: &[String]) -> Result<()> {
 pub(crate) fn as_user(arguments: &[String]) -> Result<()> {
     let [user, program @ ..] = arguments else { bail!("name a user and a program") };
     let user: u32 = user.parse().context("the user's number")?;
-    // SAFETY: changes nothing but this process's rights.
-    let changed = unsafe {
-        libc::setgroups(0, std::ptr::null()) == 0 && libc::setgid(user) == 0 && libc::setuid(user) == 0
+    // SAFETY: these change nothing but this process's rights, and no list of groups is read.
+    let failed = unsafe {
+        libc::setgroups(0, std::ptr::null()) != 0 || libc::setgid(user) != 0 || libc::setuid(user) != 0
     };
-    if !changed {
+    if failed {
         return Err(std::io::Error::last_os_error()).context("becoming another user");
     }
     exec(program)

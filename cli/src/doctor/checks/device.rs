@@ -63,13 +63,19 @@ fn iommu(facts: &Facts, device: &PciDevice) -> Check {
     if facts.vfio_pci == Module::Absent {
         return check.remedy("# boot parameter: intel_iommu=off amd_iommu=off");
     }
+    check.remedy(to_vfio(facts, device))
+}
+
+/// The line that gives a device to vfio-pci.
+fn to_vfio(facts: &Facts, device: &PciDevice) -> String {
     let address = &device.address;
     let directory = format!("/sys/bus/pci/devices/{address}");
-    let unbind = device.driver.as_ref().map(|_| format!(" && echo {address} > {directory}/driver/unbind"));
-    check.remedy(format!(
-        "modprobe vfio-pci && echo vfio-pci > {directory}/driver_override{} && echo {address} > /sys/bus/pci/drivers_probe",
+    let load = if facts.vfio_pci == Module::Loaded { "" } else { "modprobe vfio-pci && " };
+    let unbind = device.driver.as_ref().map(|_| format!("echo {address} > {directory}/driver/unbind && "));
+    format!(
+        "{load}echo vfio-pci > {directory}/driver_override && {}echo {address} > /sys/bus/pci/drivers_probe",
         unbind.unwrap_or_default()
-    ))
+    )
 }
 
 fn resets(device: &PciDevice) -> Check {
@@ -88,6 +94,20 @@ fn served(facts: &Facts, device: &PciDevice) -> Check {
             Check::new("device-provider", why, Status::Note, "VFIO with its IOMMU; none without")
         }
         Ok(way) => Check::new("device-provider", why, Status::Ok, way.name()),
+        // The kernel's own mode is on: it only has to be given the device.
+        Err(reason)
+            if device.driver.is_none()
+                && !device.is_bridge
+                && matches!(offered(facts, None), Ok(Way::Cdev | Way::Group)) =>
+        {
+            Check::new(
+                "device-provider",
+                why,
+                Status::Problem,
+                format!("none: {reason}, and vfio-pci has it not"),
+            )
+            .remedy(to_vfio(facts, device))
+        }
         Err(reason) => Check::new("device-provider", why, Status::Problem, format!("none: {reason}"))
             .remedy("# mend the other problems, which are the cause"),
     }
