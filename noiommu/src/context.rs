@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use noiommu_core as core;
 use rustix::fs::OFlags;
 
-use crate::device::{self, Addressing, Device, Provider};
+use crate::device::{self, Device, Provider};
 use crate::ioas::Ioas;
 use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
 use crate::{Error, ErrorKind, Result, files};
@@ -195,10 +195,9 @@ impl Context {
             )
             .with_remedy("open the engine on real memory: Context::new()"));
         }
-        let backend = device::open(address, choice, || self.inner.iommufd())?;
-        if matches!(backend.addressing(), Addressing::Engine) {
-            self.pin_kind()?;
-        }
+        // Asked for before anything is done to the device.
+        let engine = || self.pin_kind().map(drop);
+        let backend = device::open(address, choice, &engine, || self.inner.iommufd())?;
         Device::new(&self.inner, backend)
     }
 }

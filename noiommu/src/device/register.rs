@@ -144,7 +144,6 @@ pub struct Register<W, A> {
     kind: PhantomData<fn() -> (W, A)>,
 }
 
-#[expect(private_bounds, reason = "sealed: words and kinds of access are those of this module")]
 impl<W: Word, A: Access> Register<W, A> {
     /// The register `offset` bytes into a BAR. Meant for constants, where a wrong offset is an error of the compiler's.
     ///
@@ -190,7 +189,6 @@ impl<W: Word, A: Access> fmt::Debug for Register<W, A> {
     }
 }
 
-#[expect(private_bounds, reason = "sealed: words are those of this module")]
 impl Bar {
     /// Reads a register in one access.
     ///

@@ -334,3 +334,91 @@ fn a_device_that_is_gone_is_quiet() {
     device.quiesce().unwrap();
     assert_eq!(ioas.quarantined(), 0);
 }
+
+#[test]
+fn lists_of_capabilities_are_not_believed() {
+    let context = Context::simulated();
+    let open = |config: &[(usize, &[u8])]| {
+        let backend = Stubborn::new(false, false, false);
+        for (at, bytes) in config {
+            backend.config.lock().unwrap()[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        Device::new(context.ioas().unwrap().inner().context(), Box::new(backend)).unwrap()
+    };
+    let found = |config: &[(usize, &[u8])], id| open(config).find_capability(id).unwrap();
+    assert_eq!(found(&[], 0x10), Some(0x50));
+    assert_eq!(found(&[], 0x05), None, "a list that goes in a circle");
+    assert_eq!(found(&[(0x51, &[0x04])], 0x05), None, "into the header");
+    assert_eq!(found(&[(0x06, &[0])], 0x10), None, "no list at all");
+    assert_eq!(found(&[(0x34, &[0x43])], 0x09), Some(0x40), "reserved bits");
+    // PCI Express at the very end has no room for its registers: there is nothing to wait for.
+    let device = open(&[(0x34, &[0xfc]), (0xfc, &[0x10, 0])]);
+    assert_eq!(device.quiesce().unwrap().transactions_done, None);
+    let conventional = open(&[(0x50, &[0x11])]);
+    assert_eq!(conventional.find_extended_capability(1).unwrap(), None);
+}
+
+/// A device with an extended config space.
+struct Express(Mutex<Vec<u8>>);
+
+impl Express {
+    fn new(headers: &[(usize, u32)]) -> Device {
+        let mut config = vec![0; 4096];
+        config[0] = 1;
+        config[0x06] = 0x10;
+        config[0x34] = 0x40;
+        config[0x40] = 0x10;
+        for (at, header) in headers {
+            config[*at..*at + 4].copy_from_slice(&header.to_le_bytes());
+        }
+        let context = Context::simulated();
+        Device::new(context.ioas().unwrap().inner().context(), Box::new(Self(Mutex::new(config)))).unwrap()
+    }
+}
+
+impl Backend for Express {
+    fn name(&self) -> &str {
+        "express"
+    }
+
+    fn provider(&self) -> Provider {
+        Provider::Sim
+    }
+
+    fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
+        let start = usize::from(offset);
+        into.copy_from_slice(&self.0.lock().unwrap()[start..start + into.len()]);
+        Ok(())
+    }
+
+    fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
+        let start = usize::from(offset);
+        self.0.lock().unwrap()[start..start + from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn bar(&self, _: u8) -> Result<Arc<dyn Registers>> {
+        Err(Errno::EINVAL.into())
+    }
+
+    fn reset(&self) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+#[test]
+fn extended_capabilities() {
+    let header = |id: u32, next: u32| next << 20 | 1 << 16 | id;
+    let found = |headers: &[(usize, u32)], id| Express::new(headers).find_extended_capability(id).unwrap();
+    let list = [(0x100, header(0x01, 0x150)), (0x150, header(0x0e, 0xffc)), (0xffc, header(0x10, 0))];
+    for (id, at) in [(0x01, Some(0x100)), (0x0e, Some(0x150)), (0x10, Some(0xffc)), (0x0b, None)] {
+        assert_eq!(found(&list, id), at);
+    }
+    assert_eq!(found(&[], 1), None);
+    assert_eq!(found(&[(0x100, u32::MAX)], 0xffff), None, "nobody there");
+    // Circles, and ways out of the space.
+    assert_eq!(found(&[(0x100, header(1, 0x100))], 2), None);
+    assert_eq!(found(&[(0x100, header(1, 0x200)), (0x200, header(3, 0x100))], 2), None);
+    assert_eq!(found(&[(0x100, header(1, 0x0f0)), (0x0f0, header(2, 0))], 2), None);
+    assert_eq!(found(&[(0x100, header(1, 0xfff)), (0xffc, header(2, 0))], 2), Some(0xffc), "reserved bits");
+}

@@ -163,7 +163,11 @@ impl Backend for SimDevice {
             let _ = rustix::io::write(&held, &1u64.to_ne_bytes());
         });
         match kind {
-            InterruptKind::Intx => self.connect_line(Some(signal)),
+            InterruptKind::Intx => {
+                // As with the others, whatever it was before.
+                super::config::mask_line(self, kind, false)?;
+                self.connect_line(Some(signal));
+            }
             _ => self.connect_message(Some(signal)),
         }
         Ok(vec![Source::eventfd(event)])
