@@ -195,7 +195,10 @@ impl Context {
             )
             .with_remedy("open the engine on real memory: Context::new()"));
         }
-        Device::new(&self.inner, device::open(address, choice, &self.inner)?)
+        // Asked for before anything is done to the device.
+        let engine = || self.pin_kind().map(drop);
+        let backend = device::open(address, choice, &engine, || self.inner.iommufd())?;
+        Device::new(&self.inner, backend)
     }
 }
 

@@ -33,6 +33,8 @@ const CAPABILITY_POWER: u8 = 0x01;
 const CAPABILITY_EXPRESS: u8 = 0x10;
 const EXPRESS_DEVICE_STATUS: u16 = 0x0a;
 const POWER_CONTROL: u16 = 0x04;
+/// Which interrupt pin the device has; 0: none.
+pub(super) const INTERRUPT_PIN: u16 = 0x3d;
 /// The largest config space there is, of PCI Express.
 const SIZE: usize = 4096;
 
@@ -170,16 +172,20 @@ impl ConfigSpace<'_> {
         Ok(None)
     }
 
+    /// Where a register of 2 bytes of a capability is. One that claims to pass the end of its space is none.
+    fn in_capability(&self, id: u8, register: u16) -> Result<Option<u16>> {
+        let at = self.capability(id)?.map(|at| at + register);
+        Ok(at.filter(|at| at + 2 <= EXTENDED_CAPABILITIES))
+    }
+
     /// Where the Device Status register of PCI Express is.
     pub(super) fn express_status_offset(&self) -> Result<Option<u16>> {
-        Ok(self.capability(CAPABILITY_EXPRESS)?.map(|at| at + EXPRESS_DEVICE_STATUS))
+        self.in_capability(CAPABILITY_EXPRESS, EXPRESS_DEVICE_STATUS)
     }
 
     /// Puts the device into D0 and reads back; without a power capability it is always there.
     pub(super) fn power_up(&self) -> Result<()> {
-        let Some(control) = self.capability(CAPABILITY_POWER)?.map(|at| at + POWER_CONTROL) else {
-            return Ok(());
-        };
+        let Some(control) = self.in_capability(CAPABILITY_POWER, POWER_CONTROL)? else { return Ok(()) };
         let value = self.read_u16(control)?;
         if value & 3 != 0 {
             self.0.config_write(control, &(value & !3).to_le_bytes())?;

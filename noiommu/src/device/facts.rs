@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::Device;
-use crate::{Result, files};
+use super::{Device, Inner};
+use crate::{ErrorKind, Result, files};
 
 /// Becomes readable when the device is about to be taken away ([`AsFd`], for poll, epoll or an asynchronous runtime): the
 /// process shall stop using it and drop it, for which the kernel waits.
@@ -16,6 +16,17 @@ impl AsFd for Removal {
     }
 }
 
+impl Inner {
+    /// What a provider answers: whatever its error is, on a device that is gone it means that.
+    pub(super) fn checked<T>(&self, answer: Result<T>) -> Result<T> {
+        let gone = || self.config().is_gone().unwrap_or_else(|error| error.kind() == ErrorKind::NoDevice);
+        answer.map_err(|error| match error.kind() {
+            ErrorKind::System if gone() => self.config().gone(),
+            _ => error,
+        })
+    }
+}
+
 impl Device {
     /// Whether the device answers no more: it was unplugged, or has lost power.
     ///
@@ -23,7 +34,7 @@ impl Device {
     /// What the provider answers, but for ENODEV.
     pub fn is_gone(&self) -> Result<bool> {
         match self.inner().config().is_gone() {
-            Err(error) if error.kind() == crate::ErrorKind::NoDevice => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NoDevice => Ok(true),
             answer => answer,
         }
     }
@@ -77,6 +88,6 @@ impl Device {
     /// prefetchable; as for [`Device::bar`].
     pub fn bar_write_combining(&self, index: u8) -> Result<super::Bar> {
         let inner = self.inner();
-        Ok(super::Bar::new(inner, index, inner.backend.bar_write_combining(index)?))
+        Ok(super::Bar::new(inner, index, inner.checked(inner.backend.bar_write_combining(index))?))
     }
 }

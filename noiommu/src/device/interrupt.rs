@@ -8,7 +8,7 @@ use noiommu_core::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Device, Inner};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, ioas};
 
 /// How a device interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -143,6 +143,9 @@ impl Interrupt {
     /// # Errors
     /// ENODEV: the device is gone; what the system answers. Signals do not end it.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<u64>> {
+        if self.device.context.is_forked() {
+            return Err(ioas::forked());
+        }
         self.source.wait(timeout).map_err(|error| self.failed(error))
     }
 
@@ -168,7 +171,7 @@ impl Interrupt {
     /// # Errors
     /// [`ErrorKind::Unsupported`]: this kind cannot be masked by this provider; what the provider answers.
     pub fn mask(&self) -> Result<()> {
-        self.device.backend.mask_interrupt(self.kind, self.index, true)
+        self.set_masked(true)
     }
 
     /// Lets the interrupt through: after [`Interrupt::mask`], and after each one of a line.
@@ -176,7 +179,17 @@ impl Interrupt {
     /// # Errors
     /// As for [`Interrupt::mask`].
     pub fn unmask(&self) -> Result<()> {
-        self.device.backend.mask_interrupt(self.kind, self.index, false)
+        self.set_masked(false)
+    }
+
+    fn set_masked(&self, masked: bool) -> Result<()> {
+        if self.device.context.is_forked() {
+            return Err(ioas::forked());
+        }
+        // Under the lock: the mask may be a bit of the command register, and what is written there must not bring back the
+        // bus-master bit that another thread has just turned off.
+        let _state = self.device.state();
+        self.device.checked(self.device.backend.mask_interrupt(self.kind, self.index, masked))
     }
 
     /// Which kind.
@@ -262,8 +275,10 @@ impl Drop for Interrupts {
         if device.context.is_forked() {
             return;
         }
+        // Under the lock, as for masking.
+        let mut state = device.state();
         device.backend.disable_interrupts(self.kind);
-        device.state().interrupts = None;
+        state.interrupts = None;
     }
 }
 
@@ -273,7 +288,7 @@ impl Device {
     /// # Errors
     /// ENODEV when it is gone; what the provider answers.
     pub fn interrupt_count(&self, kind: InterruptKind) -> Result<u32> {
-        self.inner().backend.interrupt_count(kind)
+        self.inner().checked(self.inner().backend.interrupt_count(kind))
     }
 
     /// Enables the first `count` vectors of a kind, until the answer is dropped. One kind can be on at a time.
@@ -285,8 +300,9 @@ impl Device {
     /// EBUSY: some are enabled already; EINVAL: none, or more than there are, is asked for;
     /// [`ErrorKind::Unsupported`]: the provider hands on no interrupts of this kind, and why; what the provider answers.
     pub fn enable_interrupts(&self, kind: InterruptKind, count: u32) -> Result<Interrupts> {
+        self.refuse_forked()?;
         let inner = self.inner();
-        let there = inner.backend.interrupt_count(kind)?;
+        let there = self.interrupt_count(kind)?;
         if there == 0 {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -315,11 +331,171 @@ impl Device {
             )
             .with_remedy("drop them first"));
         }
-        let sources = inner.backend.enable_interrupts(kind, count)?;
+        let sources = inner.checked(inner.backend.enable_interrupts(kind, count))?;
         state.interrupts = Some(kind);
         drop(state);
         let vector = |(source, index)| Interrupt { source, kind, index, device: inner.clone() };
         let vectors = sources.into_iter().zip(0..).map(vector).collect();
         Ok(Interrupts { vectors, kind, device: Enabled(inner.clone()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bar, Context, ErrorKind};
+
+    const RAISE: u64 = 0x60;
+    const HEARD: u64 = 0x64;
+
+    fn setup() -> (Device, Bar) {
+        let device = Context::simulated().sim_edu().unwrap();
+        let bar = device.bar(0).unwrap();
+        (device, bar)
+    }
+
+    const NOW: Option<Duration> = Some(Duration::ZERO);
+
+    #[test]
+    fn a_line_comes_masked_and_again_until_it_is_heard() {
+        let (device, bar) = setup();
+        let interrupts = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
+        let line = interrupts.get(0).unwrap();
+        assert_eq!(line.wait(NOW).unwrap(), None);
+        bar.write_u32(RAISE, 1).unwrap();
+        assert_eq!(line.wait(None).unwrap(), Some(1));
+        assert_eq!(line.wait(NOW).unwrap(), None, "masked");
+        line.unmask().unwrap();
+        assert_eq!(line.wait(NOW).unwrap(), Some(1), "still raised");
+        bar.write_u32(HEARD, 1).unwrap();
+        line.unmask().unwrap();
+        assert_eq!(line.wait(NOW).unwrap(), None);
+        // Masked by hand, it waits.
+        line.mask().unwrap();
+        bar.write_u32(RAISE, 1).unwrap();
+        assert_eq!(line.try_wait().unwrap(), None);
+        line.unmask().unwrap();
+        assert_eq!(line.try_wait().unwrap(), Some(1));
+    }
+
+    #[test]
+    fn messages_add_up_and_are_not_masked() {
+        let (device, bar) = setup();
+        let interrupts = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
+        let message = interrupts.get(0).unwrap();
+        for _ in 0..3 {
+            bar.write_u32(RAISE, 1).unwrap();
+        }
+        assert_eq!(message.wait(None).unwrap(), Some(3));
+        assert_eq!(message.mask().unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(message.unmask().unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(
+            (interrupts.len(), interrupts.kind(), interrupts.iter().count()),
+            (1, InterruptKind::Msi, 1)
+        );
+        assert!(interrupts.get(1).is_none() && !interrupts.is_empty());
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_time_or_by_the_interrupt() {
+        let (device, bar) = setup();
+        let interrupts = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
+        let message = interrupts.get(0).unwrap();
+        let (start, time) = (Instant::now(), Duration::from_millis(20));
+        assert_eq!(message.wait(Some(time)).unwrap(), None);
+        assert!(start.elapsed() >= time);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| message.wait(Some(Duration::MAX)));
+            std::thread::sleep(time);
+            bar.write_u32(RAISE, 1).unwrap();
+            assert_eq!(waiting.join().unwrap().unwrap(), Some(1));
+        });
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_until_it_is_taken() {
+        let (device, bar) = setup();
+        let interrupts = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
+        let message = interrupts.get(0).unwrap();
+        let ready = || {
+            let mut files = [PollFd::new(message, PollFlags::IN)];
+            poll(&mut files, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap()
+        };
+        assert_eq!(ready(), 0);
+        bar.write_u32(RAISE, 1).unwrap();
+        assert_eq!(ready(), 1);
+        assert_eq!(message.try_wait().unwrap(), Some(1));
+        assert_eq!((message.try_wait().unwrap(), ready()), (None, 0));
+    }
+
+    #[test]
+    fn only_what_is_there_and_one_kind_at_a_time() {
+        let (device, bar) = setup();
+        let counts = [InterruptKind::Intx, InterruptKind::Msi, InterruptKind::Msix]
+            .map(|kind| device.interrupt_count(kind).unwrap());
+        assert_eq!(counts, [1, 1, 0]);
+        for count in [0, 2] {
+            let error = device.enable_interrupts(InterruptKind::Msi, count).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Argument);
+            assert!(error.cause().contains(&format!("{count} MSI interrupts asked for, of 1")), "{error}");
+        }
+        let none = device.enable_interrupts(InterruptKind::Msix, 1).unwrap_err();
+        assert_eq!(none.kind(), ErrorKind::Unsupported);
+        let line = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
+        let refused = device.enable_interrupts(InterruptKind::Msi, 1);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
+        drop(line);
+        let message = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
+        bar.write_u32(RAISE, 1).unwrap();
+        assert_eq!(message.get(0).unwrap().try_wait().unwrap(), Some(1));
+        drop(message);
+        // Dropped, they are off: what comes now is told to nobody, and one that was masked before is let through at the next time.
+        bar.write_u32(HEARD, 1).unwrap();
+        for _ in 0..2 {
+            let line = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
+            assert_eq!(line.get(0).unwrap().try_wait().unwrap(), None);
+            bar.write_u32(RAISE, 1).unwrap();
+            assert_eq!(line.get(0).unwrap().try_wait().unwrap(), Some(1));
+            bar.write_u32(HEARD, 1).unwrap();
+        }
+    }
+
+    #[test]
+    fn uio_counts_on_past_the_end_of_its_numbers() {
+        // A pipe has bytes to read as the kernel's file has: its count of all that ever came.
+        let (read, write) = std::io::pipe().unwrap();
+        let source = Source::uio(Arc::new(read.into()), u32::MAX - 1);
+        assert_eq!(source.wait(NOW).unwrap(), None);
+        for (total, new) in [(u32::MAX, 1), (2, 3), (3, 1)] {
+            rustix::io::write(&write, &total.to_ne_bytes()).unwrap();
+            assert_eq!(source.wait(NOW).unwrap(), Some(new));
+        }
+    }
+
+    #[test]
+    fn the_mask_and_bus_mastering_do_not_undo_each_other() {
+        use crate::device::config::{COMMAND, COMMAND_BUS_MASTER};
+
+        let context = Context::simulated();
+        let device = context.sim_edu().unwrap();
+        device.attach(&context.ioas().unwrap()).unwrap();
+        let interrupts = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    interrupts[0].mask().unwrap();
+                    interrupts[0].unmask().unwrap();
+                }
+            });
+            let wrong = (0..2000).find(|_| {
+                // SAFETY: nobody tells the device to do anything.
+                unsafe { device.enable_bus_master().unwrap() };
+                device.quiesce().unwrap();
+                (0..20).any(|_| device.inner().config().read_u16(COMMAND).unwrap() & COMMAND_BUS_MASTER != 0)
+            });
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(wrong, None, "a quiet device masters the bus");
+        });
     }
 }

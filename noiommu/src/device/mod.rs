@@ -286,7 +286,7 @@ impl Device {
     /// # Errors
     /// EINVAL past its end; what the provider answers.
     pub fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
-        self.inner.config().read(offset, into)
+        self.inner.checked(self.inner.config().read(offset, into))
     }
 
     /// Writes config space. The bus-master bit keeps its value: it is turned on by [`Device::enable_bus_master`] and off
@@ -299,7 +299,7 @@ impl Device {
     pub fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
         // Under the lock, so that nobody turns it on or off between the reading and the writing.
         let _state = self.inner.state();
-        self.inner.config().write_keeping_decoding(offset, from)
+        self.inner.checked(self.inner.config().write_keeping_bus_master(offset, from))
     }
 
     /// The registers of memory BAR `index` (0 to 5). While it lives the device stays claimed, dropped or not.
@@ -307,7 +307,7 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Unsupported`] when there is no such BAR or it is no memory BAR; what the provider answers.
     pub fn bar(&self, index: u8) -> Result<Bar> {
-        Ok(Bar::new(&self.inner, index, self.inner.backend.bar(index)?))
+        Ok(Bar::new(&self.inner, index, self.inner.checked(self.inner.backend.bar(index))?))
     }
 
     /// Attaches the device to an IOAS, in place of the one it was attached to.

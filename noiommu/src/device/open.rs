@@ -7,7 +7,7 @@ use noiommu_core::Errno;
 use super::sysfs::{self, DEVICES, SysfsDevice};
 use super::uio::UioDevice;
 use super::{Backend, Provider, vfio};
-use crate::{Error, ErrorKind, Result, context, files};
+use crate::{Error, ErrorKind, Result, files, optin};
 
 /// Names the providers that may serve, best first by this list's reader: none given, any may.
 const VARIABLE: &str = "NOIOMMU_PROVIDER";
@@ -54,23 +54,29 @@ impl Choice {
 ///
 /// # Errors
 /// [`ErrorKind::NoDevice`]; [`ErrorKind::Busy`]: another driver or another process has it; [`ErrorKind::Unsupported`]: not to be
-/// had by what `choice` says; [`ErrorKind::NotEnabled`], [`ErrorKind::HasIommu`]: of sysfs alone. The device is as before then.
-pub(crate) fn open(address: &str, choice: &Choice, context: &context::Inner) -> Result<Box<dyn Backend>> {
+/// had by what `choice` says; [`ErrorKind::NotEnabled`], [`ErrorKind::HasIommu`]: of sysfs alone; what `engine` answers, where the
+/// device needs it. The device is as before then.
+pub(crate) fn open(
+    address: &str,
+    choice: &Choice,
+    engine: &dyn Fn() -> Result<()>,
+    iommufd: impl FnOnce() -> Result<Arc<OwnedFd>>,
+) -> Result<Box<dyn Backend>> {
     let name = sysfs::normalize(address).ok_or_else(|| sysfs::no_address(address))?;
     let directory = Path::new(DEVICES).join(&name);
     if !files::exists(&directory) {
         return Err(sysfs::no_device(&name));
     }
     let device: Box<dyn Backend> = if files::link_name(&directory.join("driver")).as_deref() == Some(VFIO) {
-        Box::new(vfio::open(&name, &directory, &|provider| choice.takes(provider), context)?)
+        Box::new(vfio::open(&name, &directory, &|provider| choice.takes(provider), engine, iommufd)?)
     } else {
-        driverless(&name, choice, context)?
+        driverless(&name, choice, engine)?
     };
     tracing::info!(device = name, provider = device.provider().name(), "opened");
     Ok(device)
 }
 
-fn driverless(name: &str, choice: &Choice, context: &context::Inner) -> Result<Box<dyn Backend>> {
+fn driverless(name: &str, choice: &Choice, engine: &dyn Fn() -> Result<()>) -> Result<Box<dyn Backend>> {
     let (sysfs, uio) = (choice.takes(Provider::Sysfs), choice.takes(Provider::Uio));
     if !sysfs && !uio {
         return Err(Error::new(
@@ -80,8 +86,8 @@ fn driverless(name: &str, choice: &Choice, context: &context::Inner) -> Result<B
         )
         .with_remedy(format!("noiommu bind {name}")));
     }
-    // Before the device is touched: nobody else pins for it.
-    context.pin_kind()?;
+    optin::require()?;
+    engine()?;
     let device = sysfs::open(name)?;
     let device = match if uio { UioDevice::new(device) } else { Err(device) } {
         Ok(device) => return Ok(Box::new(device)),

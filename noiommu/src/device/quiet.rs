@@ -6,7 +6,7 @@ use noiommu_core::Errno;
 
 use super::config::{self, COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY};
 use super::{Device, Inner, State};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, ioas};
 
 /// How a device was proved to be quiet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +80,13 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::NotQuiet`] when that cannot be proved; the memory stays pinned then.
     pub fn quiesce(&self) -> Result<Quiet> {
+        self.refuse_forked()?;
         self.inner.quiesce(&mut self.inner.state())
+    }
+
+    /// A forked child's copy is not to do anything to the parent's device, nor to the memory that it reaches.
+    pub(super) fn refuse_forked(&self) -> Result<()> {
+        if self.inner.context.is_forked() { Err(ioas::forked()) } else { Ok(()) }
     }
 
     /// Makes the device quiet and resets it: registers are as after power-on, config space as before but for bus mastering,
@@ -89,8 +95,8 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Unsupported`]: there is no way to reset it alone; as for [`Device::quiesce`].
     pub fn reset(&self) -> Result<Quiet> {
+        self.refuse_forked()?;
         let inner = self.inner();
-        // Held to the end: nobody turns bus mastering on in between.
         let mut state = inner.state();
         let quiet = inner.quiesce(&mut state)?;
         if !quiet.reset {
@@ -111,10 +117,12 @@ impl Device {
     /// [`ErrorKind::Unsupported`]: the provider cannot, or there is no such bus; EINVAL or EPERM: other devices are on it that
     /// this process has not opened; as for [`Device::quiesce`].
     pub fn hot_reset(&self) -> Result<()> {
+        self.refuse_forked()?;
         let inner = self.inner();
+        // Held to the end: nobody turns bus mastering on in between.
         let mut state = inner.state();
         inner.quiesce(&mut state)?;
-        inner.backend.hot_reset()?;
+        inner.checked(inner.backend.hot_reset())?;
         inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
         Ok(())
     }

@@ -218,6 +218,11 @@ impl Backend for SysfsDevice {
         let length = rustix::io::retry_on_intr(|| rustix::io::pread(&self.config, &mut *into, offset.into()));
         match length {
             Ok(length) if length == into.len() => Ok(()),
+            // Where the kernel reaches the conventional part alone, what is behind reads as ones, as on the bus.
+            Ok(length) if usize::from(offset) + length >= 256 => {
+                into[length..].fill(0xff);
+                Ok(())
+            }
             Ok(_) => Err(self.gone(Io::UnexpectedEof.into(), "reading config space of")),
             Err(error) => Err(self.gone(error.into(), "reading config space of")),
         }

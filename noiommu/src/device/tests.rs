@@ -337,136 +337,50 @@ fn a_device_that_is_gone_is_quiet() {
     assert_eq!(ioas.quarantined(), 0);
 }
 
-/// Registers of edu: raises, acknowledges.
-const RAISE: u64 = 0x60;
-const HEARD: u64 = 0x64;
-
 #[test]
-fn the_line_is_masked_when_it_comes() {
-    let (_context, _ioas, device) = setup();
-    let bar = device.bar(0).unwrap();
-    let line = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
-    assert_eq!((line.len(), line[0].index(), line.kind()), (1, 0, InterruptKind::Intx));
-    assert_eq!(line[0].try_wait().unwrap(), None);
-    bar.write_u32(RAISE, 1).unwrap();
-    assert_eq!(line[0].wait(None).unwrap(), Some(1));
-    // Raised still, and masked: once more after it is let through.
-    assert_eq!(line[0].wait(Some(Duration::from_millis(20))).unwrap(), None);
-    line[0].unmask().unwrap();
-    assert_eq!(line[0].wait(Some(Duration::from_secs(10))).unwrap(), Some(1));
-    bar.write_u32(HEARD, 1).unwrap();
-    line[0].unmask().unwrap();
-    assert_eq!(line[0].try_wait().unwrap(), None);
-    // Held back, then told.
-    line[0].mask().unwrap();
-    bar.write_u32(RAISE, 1).unwrap();
-    assert_eq!(line[0].try_wait().unwrap(), None);
-    line[0].unmask().unwrap();
-    assert_eq!(line[0].wait(Some(Duration::from_secs(10))).unwrap(), Some(1));
-    // Off with the last use, masked as it is; on again it comes at once, since it is raised still.
-    drop(line);
-    let line = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
-    assert_eq!(line[0].wait(Some(Duration::from_secs(10))).unwrap(), Some(1));
-}
-
-#[test]
-fn messages_and_what_cannot_be_had() {
-    let (_context, _ioas, device) = setup();
-    let bar = device.bar(0).unwrap();
-    for (kind, count) in [(InterruptKind::Intx, 1), (InterruptKind::Msi, 1), (InterruptKind::Msix, 0)] {
-        assert_eq!(device.interrupt_count(kind).unwrap(), count);
-    }
-    let refused = |kind, count| device.enable_interrupts(kind, count).unwrap_err();
-    assert_eq!(refused(InterruptKind::Msix, 1).kind(), ErrorKind::Unsupported);
-    for wrong in [0, 2, u32::MAX] {
-        let error = refused(InterruptKind::Msi, wrong);
-        assert_eq!(error.kind(), ErrorKind::Argument);
-        assert!(error.cause().contains("of 1 that there are"), "{error}");
-    }
-    let messages = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
-    let error = refused(InterruptKind::Intx, 1);
-    assert_eq!((error.kind(), error.errno()), (ErrorKind::Busy, Errno::EBUSY));
-    assert_eq!(messages[0].mask().unwrap_err().kind(), ErrorKind::Unsupported);
-    for _ in 0..3 {
-        bar.write_u32(RAISE, 1).unwrap();
-        bar.write_u32(HEARD, 1).unwrap();
-    }
-    // As poll sees it, and taken at once.
-    let mut ready = [rustix::event::PollFd::new(&messages[0], rustix::event::PollFlags::IN)];
-    assert_eq!(rustix::event::poll(&mut ready, None).unwrap(), 1);
-    assert_eq!(messages[0].try_wait().unwrap(), Some(3));
-    assert_eq!(messages[0].try_wait().unwrap(), None);
-    drop(messages);
-    bar.write_u32(RAISE, 1).unwrap();
-    bar.write_u32(HEARD, 1).unwrap();
-    let messages = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
-    assert_eq!(messages[0].try_wait().unwrap(), None, "what came while they were off");
-}
-
-#[test]
-fn counts_of_uio_go_on_from_what_was_seen() {
-    // A pipe in place of the kernel's file: it tells how many there ever were.
-    let (read, write) = std::io::pipe().unwrap();
-    let (read, seen) = (Arc::new(OwnedFd::from(read)), Arc::new(Mutex::new(u32::MAX - 1)));
-    let tell = |count: u32| rustix::io::write(&write, &count.to_ne_bytes()).unwrap();
-    let source = Source::uio(read.clone(), seen.clone());
-    tell(2);
-    assert_eq!(source.take().unwrap(), 4, "past the end of 32 bits");
-    assert_eq!(source.take().unwrap(), 0);
-    tell(3);
-    tell(7);
-    assert_eq!((source.take().unwrap(), source.take().unwrap()), (1, 4));
-    // Turned off and on again.
-    drop(source);
-    tell(9);
-    let source = Source::uio(read, seen);
-    assert_eq!(source.take().unwrap(), 2);
-}
-
-#[test]
-fn a_hostile_config_space_ends() {
-    use super::config::ConfigSpace;
-    let at = |place: usize, bytes: &[u8], mut config: Vec<u8>| {
-        config[place..place + bytes.len()].copy_from_slice(bytes);
-        config
+fn lists_of_capabilities_are_not_believed() {
+    let context = Context::simulated();
+    let open = |config: &[(usize, &[u8])]| {
+        let backend = Stubborn::new(false, false, false);
+        for (at, bytes) in config {
+            backend.config.lock().unwrap()[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        Device::new(context.ioas().unwrap().inner().context(), Box::new(backend)).unwrap()
     };
-    let with = |config: Vec<u8>| Fixed(config);
-    let list = |config: Vec<u8>| at(6, &[0x10, 0], at(0x34, &[0x40], config));
-    let blank = || vec![0u8; 4096];
-    // No list; a list in a circle; one that points into the header; one of itself.
-    assert_eq!(ConfigSpace(&with(at(0x34, &[0x40], blank()))).capabilities(0).unwrap(), []);
-    let circle = list(at(0x40, &[9, 0x50], at(0x50, &[9, 0x40], blank())));
-    assert_eq!(ConfigSpace(&with(circle)).capabilities(9).unwrap(), [0x40, 0x50]);
-    let header = list(at(0x40, &[9, 0x10], blank()));
-    assert_eq!(ConfigSpace(&with(header)).capabilities(9).unwrap(), [0x40]);
-    assert_eq!(ConfigSpace(&with(vec![0xff; 4096])).capabilities(0xff).unwrap().len(), 1);
-    // Extended ones only behind the capability of PCI Express, as often in a circle.
-    let extended = at(0x100, &0x1000_0001u32.to_le_bytes(), blank());
-    assert_eq!(ConfigSpace(&with(extended.clone())).extended_capability(1).unwrap(), None);
-    let express = list(at(0x40, &[0x10, 0], extended));
-    assert_eq!(ConfigSpace(&with(express.clone())).extended_capability(1).unwrap(), Some(0x100));
-    assert_eq!(ConfigSpace(&with(express)).extended_capability(2).unwrap(), None);
-    let round = list(at(0x40, &[0x10, 0], at(0x100, &0x1400_0001u32.to_le_bytes(), blank())));
-    let round = at(0x140, &0x1000_0003u32.to_le_bytes(), round);
-    assert_eq!(ConfigSpace(&with(round.clone())).extended_capability(3).unwrap(), Some(0x140));
-    assert_eq!(ConfigSpace(&with(round)).extended_capability(4).unwrap(), None);
-    // BARs: memory of 64 bits at 0 (so none at 1), ports at 2, memory at 3.
-    let bars = at(0x10, &[4, 0, 0, 0, 0, 0, 0, 0, 1], blank());
-    let memory: Vec<bool> =
-        (0..4).map(|index| ConfigSpace(&with(bars.clone())).is_memory_bar(index).unwrap()).collect();
-    assert_eq!(memory, [true, false, false, true]);
-    // Gone: by the id, or, where somebody answers for that, by bits that are never set.
-    assert!(ConfigSpace(&with(vec![0xff; 4096])).is_gone().unwrap());
-    assert!(ConfigSpace(&with(at(0, &[0x34, 0x12, 0xe8, 0x11], vec![0xff; 4096]))).is_gone().unwrap());
-    assert!(!ConfigSpace(&with(at(4, &[0xff, 0x07], blank()))).is_gone().unwrap());
+    let found = |config: &[(usize, &[u8])], id| open(config).find_capability(id).unwrap();
+    assert_eq!(found(&[], 0x10), Some(0x50));
+    assert_eq!(found(&[], 0x05), None, "a list that goes in a circle");
+    assert_eq!(found(&[(0x51, &[0x04])], 0x05), None, "into the header");
+    assert_eq!(found(&[(0x06, &[0])], 0x10), None, "no list at all");
+    assert_eq!(found(&[(0x34, &[0x43])], 0x09), Some(0x40), "reserved bits");
+    // PCI Express at the very end has no room for its registers: there is nothing to wait for.
+    let device = open(&[(0x34, &[0xfc]), (0xfc, &[0x10, 0])]);
+    assert_eq!(device.quiesce().unwrap().transactions_done, None);
+    let conventional = open(&[(0x50, &[0x11])]);
+    assert_eq!(conventional.find_extended_capability(1).unwrap(), None);
 }
 
-/// A device that is nothing but a config space.
-struct Fixed(Vec<u8>);
+/// A device with an extended config space.
+struct Express(Mutex<Vec<u8>>);
 
-impl Backend for Fixed {
+impl Express {
+    fn new(headers: &[(usize, u32)]) -> Device {
+        let mut config = vec![0; 4096];
+        config[0] = 1;
+        config[0x06] = 0x10;
+        config[0x34] = 0x40;
+        config[0x40] = 0x10;
+        for (at, header) in headers {
+            config[*at..*at + 4].copy_from_slice(&header.to_le_bytes());
+        }
+        let context = Context::simulated();
+        Device::new(context.ioas().unwrap().inner().context(), Box::new(Self(Mutex::new(config)))).unwrap()
+    }
+}
+
+impl Backend for Express {
     fn name(&self) -> &str {
-        "fixed"
+        "express"
     }
 
     fn provider(&self) -> Provider {
@@ -474,11 +388,14 @@ impl Backend for Fixed {
     }
 
     fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
-        into.copy_from_slice(&self.0[offset.into()..usize::from(offset) + into.len()]);
+        let start = usize::from(offset);
+        into.copy_from_slice(&self.0.lock().unwrap()[start..start + into.len()]);
         Ok(())
     }
 
-    fn config_write(&self, _: u16, _: &[u8]) -> Result<()> {
+    fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
+        let start = usize::from(offset);
+        self.0.lock().unwrap()[start..start + from.len()].copy_from_slice(from);
         Ok(())
     }
 
@@ -489,4 +406,21 @@ impl Backend for Fixed {
     fn reset(&self) -> Result<bool> {
         Ok(false)
     }
+}
+
+#[test]
+fn extended_capabilities() {
+    let header = |id: u32, next: u32| next << 20 | 1 << 16 | id;
+    let found = |headers: &[(usize, u32)], id| Express::new(headers).find_extended_capability(id).unwrap();
+    let list = [(0x100, header(0x01, 0x150)), (0x150, header(0x0e, 0xffc)), (0xffc, header(0x10, 0))];
+    for (id, at) in [(0x01, Some(0x100)), (0x0e, Some(0x150)), (0x10, Some(0xffc)), (0x0b, None)] {
+        assert_eq!(found(&list, id), at);
+    }
+    assert_eq!(found(&[], 1), None);
+    assert_eq!(found(&[(0x100, u32::MAX)], 0xffff), None, "nobody there");
+    // Circles, and ways out of the space.
+    assert_eq!(found(&[(0x100, header(1, 0x100))], 2), None);
+    assert_eq!(found(&[(0x100, header(1, 0x200)), (0x200, header(3, 0x100))], 2), None);
+    assert_eq!(found(&[(0x100, header(1, 0x0f0)), (0x0f0, header(2, 0))], 2), None);
+    assert_eq!(found(&[(0x100, header(1, 0xfff)), (0xffc, header(2, 0))], 2), Some(0xffc), "reserved bits");
 }

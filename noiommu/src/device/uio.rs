@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 
 use rustix::fs::OFlags;
 
-use super::config::mask_line;
+use super::config::{INTERRUPT_PIN, mask_line};
 use super::interrupt::{InterruptKind, Source};
 use super::sysfs::{CLAIM, NO_MESSAGES};
 use super::{Backend, Provider, Registers, SysfsDevice};
@@ -131,11 +131,19 @@ impl Backend for UioDevice {
     }
 
     fn interrupt_count(&self, kind: InterruptKind) -> Result<u32> {
-        Ok(u32::from(kind == InterruptKind::Intx))
+        // A device without a pin, or whose pin leads nowhere, is taken by the helper as well.
+        let mut pin = [0];
+        self.config_read(INTERRUPT_PIN, &mut pin)?;
+        let number = files::read_text(&self.device.directory().join("irq")).unwrap_or_default();
+        Ok(u32::from(kind == InterruptKind::Intx && pin != [0] && number != "0"))
     }
 
-    fn why_no_interrupts(&self, _: InterruptKind) -> String {
-        NO_MESSAGES.to_owned()
+    fn why_no_interrupts(&self, kind: InterruptKind) -> String {
+        match kind {
+            InterruptKind::Intx => "as its line leads nowhere",
+            InterruptKind::Msi | InterruptKind::Msix => NO_MESSAGES,
+        }
+        .to_owned()
     }
 
     fn enable_interrupts(&self, kind: InterruptKind, _: u32) -> Result<Vec<Source>> {

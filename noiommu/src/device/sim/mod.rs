@@ -164,6 +164,7 @@ impl Backend for SimDevice {
         });
         match kind {
             InterruptKind::Intx => {
+                // As with the others, whatever it was before.
                 super::config::mask_line(self, kind, false)?;
                 self.connect_line(Some(signal));
             }

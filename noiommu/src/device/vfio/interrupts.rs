@@ -33,13 +33,12 @@ pub(super) fn count(device: &OwnedFd, name: &str, kind: InterruptKind) -> Result
     Ok(info.count)
 }
 
-/// VFIO_DEVICE_SET_IRQS.
-fn set(device: &OwnedFd, index: u32, flags: u32, start: u32, count: u32, data: &[i32]) -> Result<(), Errno> {
+/// VFIO_DEVICE_SET_IRQS. Answers 0; or, where too many vectors were to be enabled, how many there would have been.
+fn set(device: &OwnedFd, index: u32, flags: u32, start: u32, count: u32, data: &[i32]) -> Result<i64, Errno> {
     let argsz = (size_of::<VfioIrqSet>() + size_of_val(data)) as u32;
     let mut memory = VfioIrqSet { argsz, flags, index, start, count }.as_bytes().to_vec();
     memory.extend_from_slice(data.as_bytes());
-    call_with(device, VFIO_DEVICE_SET_IRQS, memory.as_mut_slice())?;
-    Ok(())
+    call_with(device, VFIO_DEVICE_SET_IRQS, memory.as_mut_slice())
 }
 
 fn event() -> Result<OwnedFd> {
@@ -52,7 +51,7 @@ pub(super) fn enable(device: &OwnedFd, name: &str, kind: InterruptKind, count: u
     let events = (0..count).map(|_| event()).collect::<Result<Vec<_>>>()?;
     let descriptors: Vec<i32> = events.iter().map(|event| event.as_raw_fd()).collect();
     let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-    set(device, index_of(kind), flags, 0, count, &descriptors).map_err(|errno| {
+    let fewer = set(device, index_of(kind), flags, 0, count, &descriptors).map_err(|errno| {
         let error = failed(&format!("enabling {count} {} interrupts of", kind.name()), name, errno);
         match errno {
             Errno::EINVAL | Errno::EBUSY => {
@@ -62,6 +61,14 @@ pub(super) fn enable(device: &OwnedFd, name: &str, kind: InterruptKind, count: u
             _ => error,
         }
     })?;
+    if fewer > 0 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            Errno::ENOSPC,
+            format!("{name}: the kernel has {fewer} of {count} {} interrupts to give", kind.name()),
+        )
+        .with_remedy("enable fewer"));
+    }
     Ok(events.into_iter().map(Source::eventfd).collect())
 }
 
@@ -81,14 +88,16 @@ pub(super) fn mask(
     masked: bool,
 ) -> Result<()> {
     let action = if masked { VFIO_IRQ_SET_ACTION_MASK } else { VFIO_IRQ_SET_ACTION_UNMASK };
-    set(device, index_of(kind), VFIO_IRQ_SET_DATA_NONE | action, index, 1, &[]).map_err(|errno| match errno {
-        Errno::ENOTTY => Error::new(
-            ErrorKind::Unsupported,
-            errno,
-            format!("{name}: the kernel masks no {} interrupts for others", kind.name()),
-        )
-        .with_remedy("mask them in the device's own registers"),
-        _ => failed("masking an interrupt of", name, errno),
+    set(device, index_of(kind), VFIO_IRQ_SET_DATA_NONE | action, index, 1, &[]).map(drop).map_err(|errno| {
+        match errno {
+            Errno::ENOTTY => Error::new(
+                ErrorKind::Unsupported,
+                errno,
+                format!("{name}: the kernel masks no {} interrupts for others", kind.name()),
+            )
+            .with_remedy("mask them in the device's own registers"),
+            _ => failed("masking an interrupt of", name, errno),
+        }
     })
 }
 
