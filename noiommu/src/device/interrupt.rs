@@ -360,7 +360,7 @@ mod tests {
     fn a_line_comes_masked_and_again_until_it_is_heard() {
         let (device, bar) = setup();
         let interrupts = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
-        let line = interrupts.get(0).unwrap();
+        let line = &interrupts[0];
         assert_eq!(line.wait(NOW).unwrap(), None);
         bar.write_u32(RAISE, 1).unwrap();
         assert_eq!(line.wait(None).unwrap(), Some(1));
@@ -382,7 +382,7 @@ mod tests {
     fn messages_add_up_and_are_not_masked() {
         let (device, bar) = setup();
         let interrupts = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
-        let message = interrupts.get(0).unwrap();
+        let message = &interrupts[0];
         for _ in 0..3 {
             bar.write_u32(RAISE, 1).unwrap();
         }
@@ -400,7 +400,7 @@ mod tests {
     fn a_wait_ends_with_its_time_or_by_the_interrupt() {
         let (device, bar) = setup();
         let interrupts = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
-        let message = interrupts.get(0).unwrap();
+        let message = &interrupts[0];
         let (start, time) = (Instant::now(), Duration::from_millis(20));
         assert_eq!(message.wait(Some(time)).unwrap(), None);
         assert!(start.elapsed() >= time);
@@ -416,7 +416,7 @@ mod tests {
     fn the_descriptor_is_readable_until_it_is_taken() {
         let (device, bar) = setup();
         let interrupts = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
-        let message = interrupts.get(0).unwrap();
+        let message = &interrupts[0];
         let ready = || {
             let mut files = [PollFd::new(message, PollFlags::IN)];
             poll(&mut files, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap()
@@ -447,15 +447,15 @@ mod tests {
         drop(line);
         let message = device.enable_interrupts(InterruptKind::Msi, 1).unwrap();
         bar.write_u32(RAISE, 1).unwrap();
-        assert_eq!(message.get(0).unwrap().try_wait().unwrap(), Some(1));
+        assert_eq!(message[0].try_wait().unwrap(), Some(1));
         drop(message);
         // Dropped, they are off: what comes now is told to nobody, and one that was masked before is let through at the next time.
         bar.write_u32(HEARD, 1).unwrap();
         for _ in 0..2 {
             let line = device.enable_interrupts(InterruptKind::Intx, 1).unwrap();
-            assert_eq!(line.get(0).unwrap().try_wait().unwrap(), None);
+            assert_eq!(line[0].try_wait().unwrap(), None);
             bar.write_u32(RAISE, 1).unwrap();
-            assert_eq!(line.get(0).unwrap().try_wait().unwrap(), Some(1));
+            assert_eq!(line[0].try_wait().unwrap(), Some(1));
             bar.write_u32(HEARD, 1).unwrap();
         }
     }
@@ -464,7 +464,7 @@ mod tests {
     fn uio_counts_on_past_the_end_of_its_numbers() {
         // A pipe has bytes to read as the kernel's file has: its count of all that ever came.
         let (read, write) = std::io::pipe().unwrap();
-        let source = Source::uio(Arc::new(read.into()), u32::MAX - 1);
+        let source = Source::uio(Arc::new(read.into()), Arc::new(Mutex::new(u32::MAX - 1)));
         assert_eq!(source.wait(NOW).unwrap(), None);
         for (total, new) in [(u32::MAX, 1), (2, 3), (3, 1)] {
             rustix::io::write(&write, &total.to_ne_bytes()).unwrap();

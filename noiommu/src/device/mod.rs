@@ -299,7 +299,7 @@ impl Device {
     pub fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
         // Under the lock, so that nobody turns it on or off between the reading and the writing.
         let _state = self.inner.state();
-        self.inner.checked(self.inner.config().write_keeping_bus_master(offset, from))
+        self.inner.checked(self.inner.config().write_keeping_decoding(offset, from))
     }
 
     /// The registers of memory BAR `index` (0 to 5). While it lives the device stays claimed, dropped or not.

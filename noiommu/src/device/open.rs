@@ -1,6 +1,8 @@
 //! Opening a device by the best way that there is to it.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use noiommu_core::Errno;
 

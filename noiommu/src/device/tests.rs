@@ -1,7 +1,5 @@
 //! The life of a device and of memory given up while it may still be reached; devices of the sim kind, and one that lies.
 
-use std::time::Duration;
-
 use super::config::COMMAND;
 use super::*;
 use crate::{Context, Contiguity, DmaBuffer, Iova, Mapping, PhysAddr};
@@ -364,7 +362,7 @@ fn lists_of_capabilities_are_not_believed() {
 struct Express(Mutex<Vec<u8>>);
 
 impl Express {
-    fn new(headers: &[(usize, u32)]) -> Device {
+    fn opened(headers: &[(usize, u32)]) -> Device {
         let mut config = vec![0; 4096];
         config[0] = 1;
         config[0x06] = 0x10;
@@ -411,7 +409,7 @@ impl Backend for Express {
 #[test]
 fn extended_capabilities() {
     let header = |id: u32, next: u32| next << 20 | 1 << 16 | id;
-    let found = |headers: &[(usize, u32)], id| Express::new(headers).find_extended_capability(id).unwrap();
+    let found = |headers: &[(usize, u32)], id| Express::opened(headers).find_extended_capability(id).unwrap();
     let list = [(0x100, header(0x01, 0x150)), (0x150, header(0x0e, 0xffc)), (0xffc, header(0x10, 0))];
     for (id, at) in [(0x01, Some(0x100)), (0x0e, Some(0x150)), (0x10, Some(0xffc)), (0x0b, None)] {
         assert_eq!(found(&list, id), at);
@@ -423,4 +421,20 @@ fn extended_capabilities() {
     assert_eq!(found(&[(0x100, header(1, 0x200)), (0x200, header(3, 0x100))], 2), None);
     assert_eq!(found(&[(0x100, header(1, 0x0f0)), (0x0f0, header(2, 0))], 2), None);
     assert_eq!(found(&[(0x100, header(1, 0xfff)), (0xffc, header(2, 0))], 2), Some(0xffc), "reserved bits");
+}
+
+#[test]
+fn memory_bars_and_devices_that_are_gone() {
+    // Memory of 64 bits at 0 (so none at 1), ports at 2, memory at 3.
+    let device = Express::opened(&[(0x10, 4), (0x18, 1)]);
+    let config = device.inner().config();
+    let memory = [0, 1, 2, 3].map(|index| config.is_memory_bar(index).unwrap());
+    assert_eq!(memory, [true, false, false, true]);
+    // By the id, or, where somebody answers for that, by bits that are never set.
+    for (word, gone) in [(0x0000_07ff, false), (0x0000_ffff, true), (0x0000_f800, true)] {
+        assert!(!Express::opened(&[]).is_gone().unwrap());
+        let device = Express::opened(&[]);
+        device.inner().backend.config_write(4, &u32::to_le_bytes(word)).unwrap();
+        assert_eq!(device.is_gone().unwrap(), gone, "{word:#x}");
+    }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use noiommu_core::Errno;
 use noiommu_uapi::vfio::container::*;
 use noiommu_uapi::vfio::group::*;
-use noiommu_uapi::vfio::pci::VfioPciDependentDevice;
 use rustix::fs::OFlags;
 use zerocopy::FromZeros as _;
 
@@ -60,36 +59,6 @@ pub(super) fn open(name: &str, directory: &Path, node: &Node) -> Result<(OwnedFd
     // SAFETY: the kernel has answered a new descriptor, which nobody else knows of.
     let device = unsafe { OwnedFd::from_raw_fd(device) };
     Ok((device, Link::Group { group, confined: node.confined }))
-}
-
-/// The groups of all that a hot reset of a device hits, which must be open here. `directory`: of that device in sysfs.
-///
-/// # Errors
-/// [`ErrorKind::Busy`]: one is not.
-pub(super) fn groups_of(directory: &Path, hit: &[VfioPciDependentDevice]) -> Result<Vec<Arc<Group>>> {
-    let devices = directory.parent().unwrap_or(Path::new("/"));
-    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut groups: Vec<Arc<Group>> = Vec::new();
-    for device in hit {
-        let name = super::address_of(device);
-        let node = find(&devices.join(&name));
-        let group = node.and_then(|node| {
-            let (_, group) = open.iter().find(|(path, _)| *path == node.path)?;
-            group.upgrade()
-        });
-        let group = group.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Busy,
-                Errno::EBUSY,
-                format!("a reset of the bus hits {name} too, which is not this process's"),
-            )
-            .with_remedy(format!("noiommu bind {name}, and open it first"))
-        })?;
-        if !groups.iter().any(|known| Arc::ptr_eq(known, &group)) {
-            groups.push(group);
-        }
-    }
-    Ok(groups)
 }
 
 impl Group {

@@ -18,7 +18,7 @@ use noiommu_core::Errno;
 use noiommu_uapi::vfio::device::*;
 use noiommu_uapi::vfio::pci::*;
 use rustix::io::retry_on_intr;
-use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
+use zerocopy::FromZeros as _;
 
 use self::region::{Region, RegionBar};
 use super::bar::Registers;
@@ -26,7 +26,7 @@ use super::config::ConfigSpace;
 use super::interrupt::{InterruptKind, Source};
 use super::{Addressing, Backend, Provider};
 use crate::ioctl::{call, call_with};
-use crate::{Error, ErrorKind, Result, context, files};
+use crate::{Error, ErrorKind, Result, files};
 
 /// An open device. Fields are dropped in order: the device is closed before what it was opened through.
 pub(super) struct VfioDevice {
@@ -59,7 +59,7 @@ pub(super) fn open(
     if let Some(node) = cdev::find(directory) {
         let provider = if node.confined { Provider::Cdev } else { Provider::CdevNoIommu };
         if wanted(provider) {
-            return cdev::open(name, &node, &context.iommufd()?)
+            return cdev::open(name, &node, &iommufd()?)
                 .and_then(|(device, link)| VfioDevice::new(name, directory, device, link));
         }
         there.push(provider.name());
@@ -124,12 +124,6 @@ fn busy(name: &str) -> Error {
     .with_remedy("end the program that drives it")
 }
 
-/// The PCI address of a device that a hot reset hits.
-fn address_of(device: &VfioPciDependentDevice) -> String {
-    let (slot, function) = (device.devfn >> 3, device.devfn & 7);
-    format!("{:04x}:{:02x}:{slot:02x}.{function}", device.segment, device.bus)
-}
-
 impl VfioDevice {
     fn new(name: &str, directory: &Path, device: OwnedFd, link: Link) -> Result<Self> {
         let device = Arc::new(device);
@@ -145,30 +139,6 @@ impl VfioDevice {
         call_with(&self.device, VFIO_DEVICE_GET_INFO, &mut info)
             .map_err(|errno| failed("asking about", &self.name, errno))?;
         Ok(info.flags)
-    }
-
-    /// What a reset of the bus or slot hits, as the kernel tells.
-    fn hot_reset_scope(&self) -> Result<Vec<VfioPciDependentDevice>> {
-        const FIXED: usize = size_of::<VfioPciHotResetInfo>();
-        const EACH: usize = size_of::<VfioPciDependentDevice>();
-        // As many as a bus can have.
-        let mut bytes = vec![0; FIXED + 256 * EACH];
-        let argsz = bytes.len() as u32;
-        bytes[..4].copy_from_slice(&argsz.to_ne_bytes());
-        call_with(&self.device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, bytes.as_mut_slice()).map_err(
-            |errno| match errno {
-                Errno::ENODEV | Errno::ENOTTY if files::exists(&self.directory) => Error::new(
-                    ErrorKind::Unsupported,
-                    errno,
-                    format!("there is no bus or slot that can be reset around {}", self.name),
-                ),
-                _ => failed("asking what a hot reset hits besides", &self.name, errno),
-            },
-        )?;
-        let (info, devices) = bytes.split_at(FIXED);
-        let count = VfioPciHotResetInfo::read_from_bytes(info).map_or(0, |info| info.count as usize);
-        let devices = devices.chunks_exact(EACH).take(count);
-        Ok(devices.filter_map(|device| VfioPciDependentDevice::read_from_bytes(device).ok()).collect())
     }
 
     fn transfer_failed(&self, doing: &str, outcome: rustix::io::Result<usize>) -> Error {
@@ -263,37 +233,7 @@ impl Backend for VfioDevice {
     }
 
     fn hot_reset(&self) -> Result<()> {
-        let hit = self.hot_reset_scope()?;
-        // Groups prove by their descriptors that the devices are ours; what was opened as a cdev proves it by the iommufd.
-        let groups = match &self.link {
-            Link::Group { .. } => group::groups_of(&self.directory, &hit)?,
-            Link::Cdev { .. } => Vec::new(),
-        };
-        let descriptors: Vec<i32> = groups.iter().map(|group| group.descriptor()).collect();
-        let mut memory = VfioPciHotReset {
-            argsz: (size_of::<VfioPciHotReset>() + size_of_val(&descriptors[..])) as u32,
-            flags: 0,
-            count: descriptors.len() as u32,
-        }
-        .as_bytes()
-        .to_vec();
-        memory.extend_from_slice(descriptors.as_bytes());
-        call_with(&self.device, VFIO_DEVICE_PCI_HOT_RESET, memory.as_mut_slice()).map_err(|errno| {
-            let error = failed("resetting the bus of", &self.name, errno);
-            match errno {
-                Errno::ENODEV | Errno::ENOTTY => Error::new(
-                    ErrorKind::Unsupported,
-                    errno,
-                    format!("there is no bus or slot that can be reset around {}", self.name),
-                ),
-                Errno::EINVAL | Errno::EPERM | Errno::EBUSY => {
-                    let names = hit.iter().map(address_of).collect::<Vec<_>>().join(", ");
-                    error.with_remedy(format!("open all that it resets in this process first: {names}"))
-                }
-                _ => error,
-            }
-        })?;
-        Ok(())
+        hot_reset::reset(&self.device, &self.name)
     }
 
     fn addressing(&self) -> Addressing {
