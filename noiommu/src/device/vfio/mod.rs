@@ -213,7 +213,7 @@ impl Backend for VfioDevice {
         if region.size == 0 {
             return Err(none());
         }
-        Ok(Arc::new(RegionBar::new(&self.device, &region, &format!("BAR {index} of {}", self.name))?))
+        Ok(Arc::new(RegionBar::new(&self.device, &region, &format!("BAR {index} of {}", self.name))))
     }
 
     fn reset(&self) -> Result<bool> {

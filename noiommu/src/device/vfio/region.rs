@@ -78,15 +78,17 @@ pub(super) struct RegionBar {
 }
 
 impl RegionBar {
-    pub(super) fn new(device: &Arc<OwnedFd>, region: &Region, name: &str) -> Result<Self> {
+    pub(super) fn new(device: &Arc<OwnedFd>, region: &Region, name: &str) -> Self {
         let mut mapped = Vec::new();
         for &(offset, size) in &region.parts {
-            let part = MappedBar::of_file(device, region.offset + offset, 0, size);
-            mapped
-                .push((offset, part.map_err(|error| Error::system(format_args!("mapping {name}"), error))?));
+            match MappedBar::of_file(device, region.offset + offset, 0, size) {
+                Ok(part) => mapped.push((offset, part)),
+                // It is reached through the file then, slowly.
+                Err(error) => tracing::warn!(%error, "{name} is not mapped from {offset:#x} on"),
+            }
         }
         let (offset, size) = (region.offset, region.size);
-        Ok(Self { mapped, device: device.clone(), offset, size, name: name.to_owned() })
+        Self { mapped, device: device.clone(), offset, size, name: name.to_owned() }
     }
 
     /// The mapped part that an access lies in, and where in it.
