@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use noiommu_core as core;
 use rustix::fs::OFlags;
 
-use crate::device::{self, Device};
+use crate::device::{self, Addressing, Device, Provider};
 use crate::ioas::Ioas;
 use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
 use crate::{Error, ErrorKind, Result, files};
@@ -161,15 +161,32 @@ impl Context {
         Device::new(&self.inner, Box::new(device::sim::edu(self.inner.simulated())?))
     }
 
-    /// A real PCI device without a kernel driver and without an IOMMU, by its address (`0000:00:04.0`), through sysfs.
+    /// A real PCI device, by its address (`0000:00:04.0`), through the best of what is bound to it: VFIO's cdev or group
+    /// where the driver vfio-pci is, uio_pci_generic or bare sysfs files where no driver is. [`Device::provider`] tells which
+    /// it is; `noiommu bind` binds. The environment variable `NOIOMMU_PROVIDER` (names of [`Provider`]s, separated by commas)
+    /// leaves the choice to these.
     ///
     /// The device is claimed for this process, enabled, and has bus mastering off.
     ///
     /// # Errors
-    /// [`ErrorKind::NotEnabled`]: the administrator has not given the unsafe opt-in; [`ErrorKind::NoDevice`];
-    /// [`ErrorKind::HasIommu`]; [`ErrorKind::Busy`]: a driver or another process has it; [`ErrorKind::Unsupported`]: this
-    /// engine's memory is simulated. The device is as before then.
+    /// [`ErrorKind::NoDevice`]; [`ErrorKind::Busy`]: another driver or another process has it;
+    /// [`ErrorKind::NotEnabled`]: the administrator has not given the unsafe opt-in; [`ErrorKind::HasIommu`]: it stands
+    /// behind an IOMMU, and VFIO has not got it; [`ErrorKind::Unsupported`]: not to be had by the providers asked for, or this
+    /// engine's memory is simulated; what keeps the engine from pinning, where the device needs it. The device is as before
+    /// then.
     pub fn open(&self, address: &str) -> Result<Device> {
+        self.open_by(address, &device::Choice::of_environment()?)
+    }
+
+    /// The same through one provider, whatever the environment says.
+    ///
+    /// # Errors
+    /// As for [`Context::open`].
+    pub fn open_with(&self, address: &str, provider: Provider) -> Result<Device> {
+        self.open_by(address, &device::Choice::only(provider))
+    }
+
+    fn open_by(&self, address: &str, choice: &device::Choice) -> Result<Device> {
         if self.is_simulated() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -178,7 +195,11 @@ impl Context {
             )
             .with_remedy("open the engine on real memory: Context::new()"));
         }
-        Device::new(&self.inner, Box::new(device::sysfs::open(address)?))
+        let backend = device::open(address, choice, || self.inner.iommufd())?;
+        if matches!(backend.addressing(), Addressing::Engine) {
+            self.pin_kind()?;
+        }
+        Device::new(&self.inner, backend)
     }
 }
 

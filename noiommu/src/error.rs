@@ -56,7 +56,7 @@ pub struct Error {
 }
 
 /// The result of the kit's calls.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, errno: Errno, cause: impl Into<String>) -> Self {

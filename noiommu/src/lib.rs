@@ -40,7 +40,10 @@ pub mod serve;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;
-pub use device::{Bar, Device, DmaAddr, DmaSegment, DmaView, Provider, Quiet};
+pub use device::{
+    Bar, Device, DmaAddr, DmaRange, DmaSegment, DmaView, Interrupt, InterruptKind, Interrupts, Provider,
+    Quiet, Removal,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use ioas::{Ioas, MapError, Mapping};
 pub use memory::{PinChoice, PinKind, kernel_release};

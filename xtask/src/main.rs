@@ -44,6 +44,8 @@ enum Guest {
     StockEdu(vm::Stock),
     /// The same behind an emulated IOMMU: the device must be refused
     StockIommu(vm::Stock),
+    /// Edu devices behind an IOMMU and without one on one IOAS
+    Mixed(vm::OnKernel),
     /// A C program that knows the uAPI only, and an NVMe controller
     NvmeIdentify(vm::OnKernel),
     /// All conformance cases, answered by a kernel or through the preload library
@@ -68,6 +70,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::Kernel { variant }) => vm::kernel_image(&project, *variant),
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
+        Task::Vm(Guest::Mixed(options)) => vm::mixed(&project, options),
         Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),

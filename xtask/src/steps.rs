@@ -68,6 +68,7 @@ const STEPS: &[Step] = &[
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
     Step { name: "vm-backports", vm: true, run: vm_backports },
     Step { name: "vm-iommu", vm: true, run: vm_iommu },
+    Step { name: "vm-mixed", vm: true, run: vm_mixed },
     Step { name: "vm-nvme-identify", vm: true, run: vm_nvme_identify },
     Step { name: "vm-conformance-reference", vm: true, run: vm_conformance_reference },
     Step { name: "vm-conformance-legacy", vm: true, run: vm_conformance_legacy },
@@ -364,6 +365,14 @@ fn vm_backports(project: &Project) -> Result<Outcome> {
 /// A device behind a real IOMMU is refused.
 fn vm_iommu(project: &Project) -> Result<Outcome> {
     vm::stock_iommu(project, &vm::Stock::default())?;
+    Ok(Outcome::Passed)
+}
+
+/// One IOAS for devices behind an IOMMU and without one, by cdev and by group.
+fn vm_mixed(project: &Project) -> Result<Outcome> {
+    for variant in [vm::Variant::Reference, vm::Variant::Legacy] {
+        vm::mixed(project, &vm::OnKernel::new(vm::Choice::Built(variant), false))?;
+    }
     Ok(Outcome::Passed)
 }
 

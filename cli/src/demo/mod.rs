@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use noiommu::{
-    Context, Contiguity, DmaBuffer, Error, ErrorKind, Ioas, Iova, Mapping, PageKind, PinChoice, PinKind,
-    Provider, Segment,
+    Context, Contiguity, DmaBuffer, DmaSegment, Error, ErrorKind, Ioas, Iova, Mapping, PageKind, PinChoice,
+    PinKind, Provider,
 };
 use noiommu_edu::{BUFFER_SIZE, Edu};
 
@@ -54,7 +54,7 @@ struct Report {
     pages: PageKind,
     iova: Iova,
     table_frames: u64,
-    segments: Vec<Segment>,
+    segments: Vec<DmaSegment>,
     size: u64,
     /// Whether the kernel was made to move pages between map and DMA.
     compacted: bool,
@@ -124,7 +124,7 @@ fn demo(options: &Options, bar: &PatientBar) -> Result<Report, Error> {
         pages: source.buffer().map_or(PageKind::Base, DmaBuffer::pages),
         iova: source.iova(),
         table_frames: ioas.usage().table_frames,
-        segments: source.segments()?,
+        segments: source.for_device(edu.device())?.segments().collect(),
         size,
         compacted,
         wrong,

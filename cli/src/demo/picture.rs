@@ -1,20 +1,18 @@
 //! How contiguous memory is in physical space, drawn: one cell per equal share of the buffer.
 
-use noiommu::Segment;
-
 use crate::ui::Cells;
 
 /// Cells of a line.
 const WIDTH: usize = 64;
 
-/// The picture: neighbouring segments in two kinds of blocks, and the light kind where a cell has parts of several.
-pub(super) fn draw(segments: &[Segment], size: u64, cells: Cells) -> String {
+/// The picture of segments of these lengths: neighbouring ones in two kinds of blocks, and the light kind where a cell has
+/// parts of several.
+pub(super) fn draw(lengths: impl Iterator<Item = u64>, size: u64, cells: Cells) -> String {
     let share = share(size);
     // Where each segment ends, counted from the beginning of the buffer.
-    let ends: Vec<u64> = segments
-        .iter()
-        .scan(0, |end, segment| {
-            *end += segment.length;
+    let ends: Vec<u64> = lengths
+        .scan(0, |end, length| {
+            *end += length;
             Some(*end)
         })
         .collect();
@@ -41,15 +39,9 @@ pub(super) fn share(size: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use noiommu::{Iova, PhysAddr};
-
-    fn segments(lengths: &[u64]) -> Vec<Segment> {
-        lengths.iter().map(|&length| Segment { iova: Iova(0), address: PhysAddr(0), length }).collect()
-    }
-
     #[test]
     fn one_segment_is_solid_and_many_are_light() {
-        let draw = |lengths: &[u64]| draw(&segments(lengths), lengths.iter().sum(), Cells::ASCII);
+        let draw = |lengths: &[u64]| draw(lengths.iter().copied(), lengths.iter().sum(), Cells::ASCII);
         assert_eq!(draw(&[6400]), "#".repeat(64));
         assert_eq!(draw(&[3200, 3200]), "#".repeat(32) + &"=".repeat(32));
         assert_eq!(draw(&[3250, 3150]), "#".repeat(32) + "." + &"=".repeat(31));

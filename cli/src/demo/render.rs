@@ -18,8 +18,8 @@ pub(super) fn json(report: &Report) -> Value {
         .iter()
         .map(|segment| {
             json!({
-                "iova": format!("{:#x}", segment.iova),
-                "address": format!("{:#x}", segment.address),
+                "iova": format!("{:#x}", report.iova.0 + segment.offset),
+                "address": segment.address.to_string(),
                 "length": segment.length,
             })
         })
@@ -49,12 +49,14 @@ pub(super) fn lines(report: &Report) -> Vec<String> {
     let bold = |text: &str| styled(Style::new().bold(), text);
     let mut lines = vec![bold("Memory pinned, mapped, looked up, and moved by a device")];
     let mut row = |title: &str, text: String| lines.push(format!("  {title:<9}{text}"));
-    row("host", format!("Linux {}, engine in user space", report.kernel));
+    let engine = if report.pin == PinKind::Kernel { "the kernel maps" } else { "engine in user space" };
+    row("host", format!("Linux {}, {engine}", report.kernel));
     row(
         "memory",
         match report.pin {
             PinKind::IoUring => "real, pinned by io_uring registered buffers (FOLL_LONGTERM)".to_owned(),
             PinKind::AfXdp => "real, pinned by an AF_XDP umem (FOLL_LONGTERM)".to_owned(),
+            PinKind::Kernel => "real, pinned by the kernel (iommufd or VFIO)".to_owned(),
             _ => "simulated: scattered, made-up physical addresses".to_owned(),
         },
     );
@@ -66,7 +68,11 @@ pub(super) fn lines(report: &Report) -> Vec<String> {
         },
     );
     row("buffers", format!("2 x {}, {}", bytes(report.size), report.pages.name()));
-    row("mapped", format!("at IOVA {:#x}, {} of page table", report.iova, bytes(report.table_frames * 4096)));
+    let table = match report.table_frames {
+        0 => String::new(),
+        frames => format!(", {} of page table", bytes(frames * 4096)),
+    };
+    row("mapped", format!("at IOVA {:#x}{table}", report.iova));
     lines.push(String::new());
     lines.extend(contiguity(report));
     lines.push(String::new());
@@ -93,8 +99,14 @@ fn contiguity(report: &Report) -> Vec<String> {
     let cells = Cells::of_locale();
     let size = report.size;
     let mut lines = vec![
-        format!("  Physical memory of the first buffer, {} a cell:", bytes(picture::share(size))),
-        format!("  {}", styled(AnsiColor::Cyan.on_default(), &picture::draw(&report.segments, size, cells))),
+        format!("  The first buffer as the device finds it, {} a cell:", bytes(picture::share(size))),
+        format!(
+            "  {}",
+            styled(
+                AnsiColor::Cyan.on_default(),
+                &picture::draw(report.segments.iter().map(|segment| segment.length), size, cells)
+            )
+        ),
         format!(
             "  {}{} contiguous, changing with each segment   {} several segments in a cell",
             cells.full, cells.other, cells.empty
@@ -110,9 +122,10 @@ fn contiguity(report: &Report) -> Vec<String> {
     ));
     for segment in report.segments.iter().take(LISTED) {
         lines.push(format!(
-            "    IOVA {:<14} -> physical {:<14} {}",
-            format!("{:#x}", segment.iova),
-            format!("{:#x}", segment.address),
+            "    IOVA {:<14} -> {} {:<14} {}",
+            format!("{:#x}", report.iova.0 + segment.offset),
+            if report.provider.is_confined() { "the same, behind the IOMMU," } else { "physical" },
+            segment.address.to_string(),
             bytes(segment.length)
         ));
     }

@@ -6,6 +6,7 @@
 use noiommu_core::Errno;
 
 use super::Backend;
+use super::interrupt::InterruptKind;
 use crate::{Error, ErrorKind, Result};
 
 /// The command register.
@@ -14,12 +15,17 @@ pub(super) const COMMAND: u16 = 0x04;
 pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 /// Bus mastering.
 pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
+/// Interrupt Disable: the line is masked.
+const COMMAND_LINE_MASKED: u16 = 1 << 10;
 /// In the Device Status register of the PCI Express capability.
 pub(super) const TRANSACTIONS_PENDING: u16 = 1 << 5;
 
 const STATUS: u16 = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 const HEADER_TYPE: u16 = 0x0e;
+const BARS: u16 = 0x10;
+/// The first capability of PCI Express config space.
+const EXTENDED_CAPABILITIES: u16 = 0x100;
 const CAPABILITIES: u16 = 0x34;
 const CAPABILITY_POWER: u8 = 0x01;
 const CAPABILITY_EXPRESS: u8 = 0x10;
@@ -53,6 +59,12 @@ impl ConfigSpace<'_> {
         Ok(u16::from_le_bytes(bytes))
     }
 
+    fn read_u32(&self, offset: u16) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.read(offset, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
     /// Clears and sets bits of the command register and reads it back.
     pub(super) fn change_command(&self, clear: u16, set: u16) -> Result<u16> {
         let command = self.read_u16(COMMAND)?;
@@ -76,6 +88,17 @@ impl ConfigSpace<'_> {
         self.0.config_write(offset, &bytes)
     }
 
+    /// Whether the register of BAR `index` is that of a memory BAR, or of a part of one.
+    pub(super) fn is_memory_bar(&self, index: u8) -> Result<bool> {
+        // PCI Local Bus Specification 3.0, 6.2.5.1: bit 0 tells ports, bits 1 and 2 a BAR of 64 bits, which takes two registers.
+        let mut at = 0;
+        while at < index {
+            let bar = self.read_u32(BARS + 4 * u16::from(at))?;
+            at += if bar & 1 == 0 && bar & 6 == 4 { 2 } else { 1 };
+        }
+        Ok(at == index && self.read_u32(BARS + 4 * u16::from(index))? & 1 == 0)
+    }
+
     /// Whether the device answers no more: all ones, which no vendor id is.
     pub(super) fn is_gone(&self) -> Result<bool> {
         Ok(self.read_u16(0)? == u16::MAX)
@@ -93,22 +116,53 @@ impl ConfigSpace<'_> {
             .with_remedy("it was removed or lost power: open it again when it is back")
     }
 
-    /// Where the capability with this id is; `None`: nowhere. A list that does not end is cut off.
-    fn capability(&self, id: u8) -> Result<Option<u16>> {
+    /// Where the first capability with this id is; `None`: nowhere.
+    pub(super) fn capability(&self, id: u8) -> Result<Option<u16>> {
+        Ok(self.capabilities(id)?.first().copied())
+    }
+
+    /// Where the capabilities with this id are, in the order of the list. A list that does not end is cut off.
+    pub(super) fn capabilities(&self, id: u8) -> Result<Vec<u16>> {
+        let mut found_at = Vec::new();
         if self.read_u16(STATUS)? & STATUS_CAPABILITIES == 0 {
-            return Ok(None);
+            return Ok(found_at);
         }
         let mut at = self.read_u16(CAPABILITIES)? & 0xfc;
         // 48 capabilities of 4 bytes fill the space behind the header.
         for _ in 0..48 {
-            if at < 0x40 {
+            if at < 0x40 || found_at.contains(&at) {
                 break;
             }
             let [found, next] = self.read_u16(at)?.to_le_bytes();
             if found == id {
-                return Ok(Some(at));
+                found_at.push(at);
             }
             at = u16::from(next) & 0xfc;
+        }
+        Ok(found_at)
+    }
+
+    /// Where the extended capability with this id is; `None`: nowhere. A list that does not end is cut off.
+    pub(super) fn extended_capability(&self, id: u16) -> Result<Option<u16>> {
+        // A conventional device has none, and may answer anything behind its 256 bytes.
+        if self.capability(CAPABILITY_EXPRESS)?.is_none() {
+            return Ok(None);
+        }
+        let mut at = EXTENDED_CAPABILITIES;
+        // So many headers of 4 bytes fill the space.
+        for _ in 0..(SIZE as u16 - EXTENDED_CAPABILITIES) / 4 {
+            // PCI Express Base Specification, 7.6.3: id in bits 0-15, version in 16-19, the next one in 20-31.
+            let head = self.read_u32(at)?;
+            if head == 0 || head == u32::MAX {
+                break;
+            }
+            if head as u16 == id {
+                return Ok(Some(at));
+            }
+            at = (head >> 20) as u16 & 0xffc;
+            if at < EXTENDED_CAPABILITIES {
+                break;
+            }
         }
         Ok(None)
     }
@@ -139,4 +193,19 @@ impl ConfigSpace<'_> {
         }
         Ok(())
     }
+}
+
+/// Masks the line in the command register, or lets it through; other kinds cannot be masked there.
+pub(super) fn mask_line(device: &dyn Backend, kind: InterruptKind, masked: bool) -> Result<()> {
+    if kind != InterruptKind::Intx {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            Errno::EOPNOTSUPP,
+            format!("{}: {} interrupts cannot be masked here", device.name(), kind.name()),
+        )
+        .with_remedy("mask them in the device's own registers"));
+    }
+    let (clear, set) = if masked { (0, COMMAND_LINE_MASKED) } else { (COMMAND_LINE_MASKED, 0) };
+    ConfigSpace(device).change_command(clear, set)?;
+    Ok(())
 }

@@ -2,20 +2,33 @@
 
 mod bar;
 mod config;
+mod facts;
+mod interrupt;
+mod open;
+mod quiet;
+mod reach;
 pub(crate) mod sim;
 pub(crate) mod sysfs;
 mod uio;
+mod vfio;
 mod view;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use noiommu_core::{Errno, ObjectId};
 
 pub use self::bar::Bar;
 pub(crate) use self::bar::Registers;
-use self::config::{COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+use self::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+pub use self::facts::Removal;
+use self::interrupt::Source;
+pub use self::interrupt::{Interrupt, InterruptKind, Interrupts};
+pub(crate) use self::open::{Choice, open};
+pub use self::quiet::Quiet;
+pub use self::reach::DmaRange;
+use self::reach::Reach;
 pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
 use crate::ioas::{self, Ioas};
@@ -75,6 +88,11 @@ pub(crate) trait Backend: Send + Sync {
 
     fn provider(&self) -> Provider;
 
+    /// Its directory in sysfs; `None`: it has none.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
+
     /// Reads config space; `offset` and length lie within it.
     fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()>;
 
@@ -84,8 +102,67 @@ pub(crate) trait Backend: Send + Sync {
     /// The registers of a memory BAR.
     fn bar(&self, index: u8) -> Result<Arc<dyn Registers>>;
 
+    /// The same, with writes that may be combined and reach the device late and out of order.
+    fn bar_write_combining(&self, index: u8) -> Result<Arc<dyn Registers>> {
+        let _ = index;
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            Errno::EOPNOTSUPP,
+            format!(
+                "{}: the provider {} maps no BAR for combined writes",
+                self.name(),
+                self.provider().name()
+            ),
+        )
+        .with_remedy("sysfs and uio do, where the BAR is prefetchable"))
+    }
+
     /// Resets the device, if there is a way; tells whether there was.
     fn reset(&self) -> Result<bool>;
+
+    /// Resets the bus or slot that the device is on.
+    fn hot_reset(&self) -> Result<()> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            Errno::EOPNOTSUPP,
+            format!("{}: the provider {} cannot reset a bus", self.name(), self.provider().name()),
+        )
+        .with_remedy("vfio-pci can: noiommu bind"))
+    }
+
+    /// How many vectors of a kind there are.
+    fn interrupt_count(&self, kind: InterruptKind) -> Result<u32> {
+        let _ = kind;
+        Ok(0)
+    }
+
+    /// Why there are none.
+    fn why_no_interrupts(&self, kind: InterruptKind) -> String {
+        let _ = kind;
+        "which the device does not have".to_owned()
+    }
+
+    /// Enables the first `count` vectors, of as many as there are; nothing is enabled yet. A line that comes is masked then.
+    fn enable_interrupts(&self, kind: InterruptKind, count: u32) -> Result<Vec<Source>> {
+        let _ = (kind, count);
+        Err(Errno::EOPNOTSUPP.into())
+    }
+
+    /// Turns all vectors of a kind off.
+    fn disable_interrupts(&self, kind: InterruptKind) {
+        let _ = kind;
+    }
+
+    /// Masks a vector, or lets it through.
+    fn mask_interrupt(&self, kind: InterruptKind, index: u32, masked: bool) -> Result<()> {
+        let _ = (kind, index, masked);
+        Err(Errno::EOPNOTSUPP.into())
+    }
+
+    /// Something that becomes readable when the device is about to go; `None`: the provider is not told.
+    fn removal(&self) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
 
     /// Whose addresses it uses.
     fn addressing(&self) -> Addressing {
@@ -116,18 +193,6 @@ pub(crate) enum Addressing {
     Container(Arc<OwnedFd>),
 }
 
-/// How a device was proved to be quiet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct Quiet {
-    /// Bus mastering was read back as off. A device that is gone (its config space reads as all ones) counts as off.
-    pub bus_master_off: bool,
-    /// The PCI Express "transactions pending" bit was read as clear; `None`: the device has no such bit.
-    pub transactions_done: Option<bool>,
-    /// The device was reset; `false`: it offers no reset.
-    pub reset: bool,
-}
-
 /// A device, claimed by this process.
 ///
 /// Dropping it makes it quiet first; only then is the memory of dropped mappings let go. If it cannot be proved quiet,
@@ -147,8 +212,9 @@ struct State {
     attached: Option<Arc<ioas::Inner>>,
     /// Bus mastering has been turned on since the device was last quiet.
     master: bool,
-    /// The highest address that the device can reach.
-    dma_mask: u64,
+    reach: Reach,
+    /// What interrupts are enabled.
+    interrupts: Option<InterruptKind>,
 }
 
 impl Inner {
@@ -168,69 +234,19 @@ impl Inner {
         ConfigSpace(&*self.backend)
     }
 
-    /// Bus mastering off and read back, transactions done, reset where there is one.
-    fn quiesce(&self, state: &mut State) -> Result<Quiet> {
-        let config = self.config();
-        config.change_command(COMMAND_BUS_MASTER, 0)?;
-        if config.is_gone()? {
-            let quiet = Quiet { bus_master_off: true, transactions_done: None, reset: false };
-            self.now_quiet(state);
-            return Ok(quiet);
-        }
-        let transactions_done = self.wait_for_transactions()?;
-        let reset = self.backend.reset()?;
-        // After the reset: it may have put back what was there before it.
-        let bus_master_off = config.read_u16(COMMAND)? & COMMAND_BUS_MASTER == 0;
-        let quiet = Quiet { bus_master_off, transactions_done, reset };
-        if !bus_master_off || (transactions_done == Some(false) && !reset) {
-            return Err(Error::new(
-                ErrorKind::NotQuiet,
-                Errno::EBUSY,
-                format!("{}: could not be made quiet: {quiet:?}", self.backend.name()),
-            )
-            .with_remedy("reset or remove the device; its memory stays pinned until then"));
-        }
-        self.now_quiet(state);
-        Ok(quiet)
-    }
-
-    /// Polls the "transactions pending" bit for as long as a completion may take.
-    fn wait_for_transactions(&self) -> Result<Option<bool>> {
-        // PCI Express Base Specification 2.8: completions time out after at most 64 s in the longest range; 50 ms is the
-        // default range's end. A device that takes longer than a second is taken for hung.
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let Some(status) = self.config().express_status_offset()? else { return Ok(None) };
-        loop {
-            if self.config().read_u16(status)? & config::TRANSACTIONS_PENDING == 0 {
-                return Ok(Some(true));
-            }
-            if Instant::now() >= deadline {
-                return Ok(Some(false));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     /// Takes the device from its IOAS, which is answered.
     fn detach(&self, state: &mut State) -> Option<Arc<ioas::Inner>> {
         let ioas = state.attached.take()?;
         ioas.detach(&*self.backend, self.id);
         Some(ioas)
     }
-
-    fn now_quiet(&self, state: &mut State) {
-        if std::mem::take(&mut state.master)
-            && let Some(ioas) = &state.attached
-        {
-            ioas.remove_master();
-        }
-    }
 }
 
 impl Device {
     pub(crate) fn new(context: &Arc<context::Inner>, backend: Box<dyn Backend>) -> Result<Self> {
         let id = context.engine().bind()?;
-        let state = Mutex::new(State { attached: None, master: false, dma_mask: u64::MAX });
+        let state =
+            Mutex::new(State { attached: None, master: false, reach: Reach::default(), interrupts: None });
         let device = Self { inner: Arc::new(Inner { context: context.clone(), backend, id, state }) };
         // Whoever had it before may have left bus mastering on. From here on a failure drops the device, quietly.
         device.inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
@@ -338,18 +354,6 @@ impl Device {
         .with_remedy("quiesce() it first")
     }
 
-    /// Tells how far the device reaches: `bits` address bits, 1 to 64 (64 at the start).
-    ///
-    /// # Errors
-    /// EINVAL for other numbers.
-    pub fn set_dma_bits(&self, bits: u32) -> Result<()> {
-        if !(1..=64).contains(&bits) {
-            return Err(Error::argument(format!("a DMA mask of {bits} bits")));
-        }
-        self.inner.state().dma_mask = u64::MAX >> (64 - bits);
-        Ok(())
-    }
-
     /// Lets the device reach memory: turns bus mastering on.
     ///
     /// # Errors
@@ -358,7 +362,8 @@ impl Device {
     /// # Safety
     /// This is the one promise of a driver: until the device is quiet again, all that is written to the device makes it
     /// reach no memory but that of live mappings of the IOAS it is attached to, by the addresses and lengths that
-    /// [`Mapping::for_device`](crate::Mapping::for_device) gave; and a mapping is [reclaimed](crate::Mapping::reclaim)
+    /// [`Mapping::for_device`](crate::Mapping::for_device) gave (by the machine's [DMA ranges](Device::set_dma_ranges), where
+    /// the bus has its own); and a mapping is [reclaimed](crate::Mapping::reclaim)
     /// only when the device has finished with it. Without an IOMMU nothing else stands between a device and any memory of
     /// the machine.
     pub unsafe fn enable_bus_master(&self) -> Result<()> {
@@ -388,15 +393,6 @@ impl Device {
             ));
         }
         Ok(())
-    }
-
-    /// Makes the device quiet: bus mastering off and read back, no transaction pending, reset where there is one. What was
-    /// waiting for that is let go.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotQuiet`] when that cannot be proved; the memory stays pinned then.
-    pub fn quiesce(&self) -> Result<Quiet> {
-        self.inner.quiesce(&mut self.inner.state())
     }
 }
 

@@ -14,12 +14,17 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::bar::Registers;
 use super::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+use super::interrupt::InterruptKind;
 use super::{Backend, Provider, uio};
 use crate::{Error, ErrorKind, Result, files, optin};
 
 pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 /// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
 pub(super) const CLAIM: &str = "noiommu";
+
+/// Why messages are for vfio-pci alone.
+pub(super) const NO_MESSAGES: &str =
+    "for which the kernel must allocate vectors and remap them: vfio-pci does, sysfs and uio do not";
 
 /// A claimed device. Bus mastering is off by the time this is dropped, as the kit sees to it.
 pub(crate) struct SysfsDevice {
@@ -157,8 +162,7 @@ impl SysfsDevice {
 /// tells a real one, and so does a group of another name.
 pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
     let group = directory.join("iommu_group");
-    let dummy = files::read_text(&group.join("name")).is_ok_and(|name| name == "vfio-noiommu");
-    if files::exists(&directory.join("iommu")) || files::exists(&group) && !dummy {
+    if files::exists(&directory.join("iommu")) || files::exists(&group) && !is_dummy_group(&group) {
         return Err(Error::new(
             ErrorKind::HasIommu,
             Errno::EOPNOTSUPP,
@@ -169,13 +173,18 @@ pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a group is one that the kernel's no-IOMMU mode has made up.
+pub(super) fn is_dummy_group(group: &Path) -> bool {
+    files::read_text(&group.join("name")).is_ok_and(|name| name == "vfio-noiommu")
+}
+
 pub(crate) fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
     let Some(driver) = files::link_name(&directory.join("driver")) else { return Ok(()) };
     if uio::is_left_behind(directory) {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Busy, Errno::EBUSY, format!("the kernel's driver {driver} has {name}"))
-        .with_remedy(format!("if nothing uses the device: echo {name} > {DEVICES}/{name}/driver/unbind")))
+        .with_remedy(format!("if nothing uses the device: noiommu bind {name}")))
 }
 
 impl Drop for SysfsDevice {
@@ -197,6 +206,10 @@ impl Backend for SysfsDevice {
 
     fn provider(&self) -> Provider {
         Provider::Sysfs
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.directory)
     }
 
     fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
@@ -229,6 +242,29 @@ impl Backend for SysfsDevice {
                 format!("{} has no memory BAR {index}", self.name),
             )),
         }
+    }
+
+    fn bar_write_combining(&self, index: u8) -> Result<Arc<dyn Registers>> {
+        let path = self.directory.join(format!("resource{index}_wc"));
+        match self.resources()?.get(usize::from(index)) {
+            Some(resource) if files::exists(&path) => Ok(Arc::new(MappedBar::new(&path, *resource)?)),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                Errno::EOPNOTSUPP,
+                format!(
+                    "BAR {index} of {} is not prefetchable, so its writes may not be combined",
+                    self.name
+                ),
+            )),
+        }
+    }
+
+    fn why_no_interrupts(&self, kind: InterruptKind) -> String {
+        match kind {
+            InterruptKind::Intx => "which sysfs does not hand on: uio_pci_generic does",
+            InterruptKind::Msi | InterruptKind::Msix => NO_MESSAGES,
+        }
+        .to_owned()
     }
 
     fn reset(&self) -> Result<bool> {
@@ -305,12 +341,16 @@ impl MappedBar {
             }
         };
         let file = files::open(path, OFlags::RDWR).map_err(failed)?;
-        let page = rustix::param::page_size();
-        let shift = resource.start as usize % page;
-        let mapped = usize::try_from(resource.size)
+        let shift = resource.start as usize % rustix::param::page_size();
+        Self::of_file(&file, 0, shift, resource.size).map_err(failed)
+    }
+
+    /// Maps `size` bytes of registers that begin `shift` bytes behind `offset`, which is that of a page, in a file.
+    pub(super) fn of_file(file: &OwnedFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
+        let mapped = usize::try_from(size)
             .ok()
-            .and_then(|size| size.checked_add(shift)?.checked_next_multiple_of(page))
-            .ok_or_else(|| Error::from(Errno::EOVERFLOW))?;
+            .and_then(|size| size.checked_add(shift)?.checked_next_multiple_of(rustix::param::page_size()))
+            .ok_or(Io::OutOfMemory)?;
         // SAFETY: a new mapping of device registers at a place of the kernel's choice.
         let base = unsafe {
             mm::mmap(
@@ -318,13 +358,12 @@ impl MappedBar {
                 mapped,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
-                &file,
-                0,
+                file,
+                offset,
             )
         };
-        let base = NonNull::new(base.map_err(|error| failed(error.into()))?.cast());
-        let base = base.ok_or_else(|| Error::from(Errno::EFAULT))?;
-        Ok(Self { base, shift, size: resource.size, mapped })
+        let base = NonNull::new(base?.cast()).ok_or(Io::AddrNotAvailable)?;
+        Ok(Self { base, shift, size, mapped })
     }
 }
 

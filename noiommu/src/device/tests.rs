@@ -1,7 +1,8 @@
 //! The life of a device and of memory given up while it may still be reached; devices of the sim kind, and one that lies.
 
+use super::config::COMMAND;
 use super::*;
-use crate::{Context, Contiguity, DmaBuffer, Iova, Mapping};
+use crate::{Context, Contiguity, DmaBuffer, Iova, Mapping, PhysAddr};
 
 fn setup() -> (Context, Ioas, Device) {
     let context = Context::simulated();
@@ -132,6 +133,45 @@ fn the_mask_is_obeyed() {
     for wrong in [0, 65] {
         assert!(device.set_dma_bits(wrong).is_err());
     }
+}
+
+#[test]
+fn memory_is_where_the_bus_has_it() {
+    let (_context, ioas, device) = setup();
+    device.attach(&ioas).unwrap();
+    let mapping = map(&ioas);
+    let plain = mapping.for_device(&device).unwrap();
+    let whole = |bus, memory, length| DmaRange { bus, memory: PhysAddr(memory), length };
+    // Everything 1 GiB higher than the processor has it.
+    let (shift, end) = (1 << 30, 1 << 60);
+    device.set_dma_ranges(&[whole(shift, 0, end)]).unwrap();
+    let shifted = mapping.for_device(&device).unwrap();
+    assert_eq!(shifted.len(), plain.len());
+    for offset in [0, 4095, 4096, 9_999] {
+        let [there, here] = [&shifted, &plain].map(|view| view.at(offset).unwrap().address.bits());
+        assert_eq!(there, here + shift);
+    }
+    // A break in the bus's addresses breaks the segment.
+    let first = mapping.segments().unwrap()[0].address.0;
+    let broken = [whole(0, 0, first + 100), whole(end, first + 100, end)];
+    device.set_dma_ranges(&broken).unwrap();
+    let view = mapping.for_device(&device).unwrap();
+    assert_eq!(view.at(0).unwrap().length, 100);
+    assert_eq!(view.at(100).unwrap().address.bits(), end);
+    assert_eq!(view.segments().map(|segment| segment.length).sum::<u64>(), 10_000);
+    for wrong in [
+        &[whole(0, 0, 0)][..],
+        &[whole(u64::MAX, 0, 2)],
+        &[whole(0, u64::MAX, 2)],
+        &[whole(0, 0, 100), whole(4096, 99, 1)],
+    ] {
+        assert_eq!(device.set_dma_ranges(wrong).unwrap_err().kind(), ErrorKind::Argument, "{wrong:?}");
+    }
+    device.set_dma_ranges(&[whole(0, 1 << 61, 4096)]).unwrap();
+    assert_eq!(mapping.for_device(&device).unwrap_err().kind(), ErrorKind::Unsupported);
+    device.set_dma_ranges(&[]).unwrap();
+    let_loose(&device);
+    assert_eq!(device.set_dma_ranges(&[whole(0, 0, 1)]).unwrap_err().kind(), ErrorKind::Busy);
 }
 
 #[test]

@@ -6,12 +6,17 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Once};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use super::sysfs::CLAIM;
-use super::{Backend as _, SysfsDevice};
-use crate::files;
+use super::config::mask_line;
+use super::interrupt::{InterruptKind, Source};
+use super::sysfs::{CLAIM, NO_MESSAGES};
+use super::{Backend, Provider, Registers, SysfsDevice};
+use crate::{Error, Result, files};
 
 /// Its directory among the drivers of the bus.
 const DRIVER: &str = "/sys/bus/pci/drivers/uio_pci_generic";
@@ -30,11 +35,26 @@ pub(super) fn unbind(name: &str) {
     let _ = files::write_line(&Path::new(DRIVER).join("unbind"), name);
 }
 
+/// Whether the kernel has the helper, loaded now if need be.
+fn is_there() -> bool {
+    /// Asked for once: a module that is not there does not come.
+    static LOAD: Once = Once::new();
+    let there = || files::exists(Path::new(DRIVER));
+    if !there() {
+        LOAD.call_once(|| {
+            let mut modprobe = Command::new("modprobe");
+            modprobe.args(["--quiet", NAME]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let _ = modprobe.status();
+        });
+    }
+    there()
+}
+
 impl SysfsDevice {
     /// Binds the helper and opens it; `None` where there is none, or where it refuses the device: one without a line, or whose
     /// line cannot be masked. It stays bound until the device is given back.
     pub(crate) fn bind_helper(&mut self) -> Option<OwnedFd> {
-        if !files::exists(Path::new(DRIVER)) || self.helper {
+        if self.helper || !is_there() {
             return None;
         }
         self.write("driver_override", NAME).ok()?;
@@ -59,5 +79,93 @@ impl SysfsDevice {
         if std::mem::take(&mut self.helper) {
             unbind(self.name());
         }
+    }
+}
+
+/// A claimed device with the helper bound to it.
+pub(super) struct UioDevice {
+    /// Closed first: the last close of it turns bus mastering off, which is off by then where the process goes on.
+    line: Arc<OwnedFd>,
+    device: SysfsDevice,
+}
+
+impl UioDevice {
+    /// Binds the helper; where there is none or it does not take the device, that comes back.
+    pub(super) fn new(mut device: SysfsDevice) -> std::result::Result<Self, SysfsDevice> {
+        match device.bind_helper() {
+            Some(line) => Ok(Self { line: Arc::new(line), device }),
+            None => Err(device),
+        }
+    }
+
+    /// Takes what interrupts there were off the line; answers how many there ever were.
+    fn drain(&self) -> Result<u32> {
+        let mut ready = [PollFd::new(&*self.line, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut bytes = [0; 4];
+        if poll(&mut ready, Some(&now)) == Ok(1) {
+            rustix::io::retry_on_intr(|| rustix::io::read(&*self.line, &mut bytes)).map_err(|error| {
+                Error::system(format_args!("reading the interrupt line of {}", self.name()), error)
+            })?;
+        }
+        Ok(u32::from_ne_bytes(bytes))
+    }
+}
+
+impl Backend for UioDevice {
+    fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    fn provider(&self) -> Provider {
+        Provider::Uio
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Backend::directory(&self.device)
+    }
+
+    fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<()> {
+        self.device.config_read(offset, into)
+    }
+
+    fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
+        self.device.config_write(offset, from)
+    }
+
+    fn bar(&self, index: u8) -> Result<Arc<dyn Registers>> {
+        self.device.bar(index)
+    }
+
+    fn bar_write_combining(&self, index: u8) -> Result<Arc<dyn Registers>> {
+        self.device.bar_write_combining(index)
+    }
+
+    fn reset(&self) -> Result<bool> {
+        self.device.reset()
+    }
+
+    fn interrupt_count(&self, kind: InterruptKind) -> Result<u32> {
+        Ok(u32::from(kind == InterruptKind::Intx))
+    }
+
+    fn why_no_interrupts(&self, _: InterruptKind) -> String {
+        NO_MESSAGES.to_owned()
+    }
+
+    fn enable_interrupts(&self, kind: InterruptKind, _: u32) -> Result<Vec<Source>> {
+        let seen = self.drain()?;
+        mask_line(self, kind, false)?;
+        Ok(vec![Source::uio(self.line.clone(), seen)])
+    }
+
+    fn disable_interrupts(&self, kind: InterruptKind) {
+        if let Err(error) = mask_line(self, kind, true) {
+            tracing::warn!(device = self.name(), %error, "the interrupt line stays on");
+        }
+    }
+
+    fn mask_interrupt(&self, kind: InterruptKind, _: u32, masked: bool) -> Result<()> {
+        mask_line(self, kind, masked)
     }
 }

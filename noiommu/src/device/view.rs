@@ -9,8 +9,8 @@ use super::Device;
 use crate::ioas::MappingInner;
 use crate::{Error, ErrorKind, Result};
 
-/// An address as a device uses it. Without an IOMMU it is the physical address, where the bus counts like the processor;
-/// it is got from a mapping for a device, and cannot be made of anything else.
+/// An address as a device uses it. Without an IOMMU it is the physical address (or where the [bus](super::DmaRange) has that);
+/// behind one, an IOVA. It is got from a mapping for a device, and cannot be made of anything else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DmaAddr(u64);
 
@@ -65,22 +65,24 @@ impl DmaView {
             .with_remedy("attach() it first"));
         }
         let pieces = mapping.ioas().device_segments(device.inner().backend(), mapping.bytes()?)?;
+        let confined = device.provider().is_confined();
         let mut length = 0;
         let mut segments = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            let address = bus_address(piece.address);
-            // The last byte: a segment may end at the top of 64 bits.
-            let last = address.0 + (piece.length - 1);
-            if last > state.dma_mask {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    Errno::EOPNOTSUPP,
-                    format!("{} cannot reach address {last:#x} (mask {:#x})", device.name(), state.dma_mask),
-                )
-                .with_remedy("map other memory, which may lie lower, or use a device that reaches further"));
+            let mut done = 0;
+            while done < piece.length {
+                let (at, rest) = (PhysAddr(piece.address.0 + done), piece.length - done);
+                let (address, part) = if confined {
+                    // An IOVA, whatever the bus has elsewhere.
+                    state.reach.check(device.name(), at.0, rest)?;
+                    (at.0, rest)
+                } else {
+                    state.reach.place(device.name(), at, rest)?
+                };
+                segments.push(DmaSegment { offset: length, address: DmaAddr(address), length: part });
+                done += part;
+                length += part;
             }
-            segments.push(DmaSegment { offset: length, address, length: piece.length });
-            length += piece.length;
         }
         Ok(Self { segments: segments.into(), length, _mapping: mapping.clone() })
     }
@@ -134,10 +136,4 @@ impl DmaView {
         }
         Ok(pieces)
     }
-}
-
-/// Where a device finds a physical address. The same number on every bus that the kit supports so far; buses that count
-/// from elsewhere get their offset here.
-fn bus_address(place: PhysAddr) -> DmaAddr {
-    DmaAddr(place.0)
 }

@@ -44,6 +44,11 @@ impl Domains {
         ioases.chain(self.containers.iter_mut().map(|container| container as &mut dyn KernelDomain))
     }
 
+    /// Whether the kernel pins for some device.
+    pub(super) fn has_kernel(&mut self) -> bool {
+        self.kernel().next().is_some()
+    }
+
     /// The physical addresses that the kernel tells, if a device made it do so.
     pub(super) fn kernel_addresses(&self) -> Option<&KernelAddresses> {
         self.physical.as_ref().map(KernelIoas::addresses)

@@ -125,7 +125,7 @@ impl Mapping {
 
     /// Asks the kernel anew where the buffer's pages are, and counts those that are not where the engine says. 0 as long as
     /// pins hold: a check for demonstrations and tests. `None` where it cannot be asked: memory that is no [`DmaBuffer`],
-    /// or simulated.
+    /// or simulated, or of which nobody has asked for physical addresses.
     ///
     /// # Errors
     /// What reading /proc/self/pagemap answers.
@@ -133,6 +133,9 @@ impl Mapping {
         let (Some(buffer), Some(pagemap)) = (self.buffer(), self.inner.ioas.context.pagemap()) else {
             return Ok(None);
         };
+        if self.inner.ioas.physical.get().is_none() {
+            return Ok(None);
+        }
         let page_size = pagemap.page_size();
         let entries = pagemap.entries(buffer.address(), buffer.mapped_length() / page_size)?;
         let moved = entries.iter().zip((self.iova().0..).step_by(page_size)).filter(|(entry, iova)| {

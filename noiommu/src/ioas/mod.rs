@@ -310,13 +310,15 @@ impl Ioas {
         self.inner.segments(range)
     }
 
-    /// Who keeps memory where it is for those who ask for physical addresses.
+    /// Who keeps memory where it is: for those who ask for physical addresses; where nobody did, for the devices attached, or
+    /// else for those that the engine would serve.
     ///
     /// # Errors
     /// Where nobody can: what keeps the engine from it.
     pub fn pin_kind(&self) -> Result<PinKind> {
         match self.inner.physical.get() {
             Some(Physical::Kernel(_)) => Ok(PinKind::Kernel),
+            None if self.inner.domains().has_kernel() => Ok(PinKind::Kernel),
             _ => self.inner.context.pin_kind(),
         }
     }

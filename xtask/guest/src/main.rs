@@ -1,5 +1,6 @@
 //! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario.
 
+mod mixed;
 mod stock_edu;
 mod stock_iommu;
 mod witness;
@@ -9,10 +10,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let scenario = std::env::args().nth(1).unwrap_or_default();
     let run = match scenario.as_str() {
+        "mixed" => mixed::run,
         "stock-edu" => stock_edu::run,
         "stock-iommu" => stock_iommu::run,
         _ => {
-            eprintln!("usage: noiommu-guest stock-edu|stock-iommu");
+            eprintln!("usage: noiommu-guest mixed|stock-edu|stock-iommu");
             return ExitCode::from(2);
         }
     };

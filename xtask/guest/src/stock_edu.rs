@@ -45,14 +45,24 @@ pub(crate) fn run() -> Result<()> {
 
 /// The address of the first edu device.
 pub(crate) fn find_edu() -> Result<String> {
+    Ok(find_edus()?.swap_remove(0))
+}
+
+/// The addresses of all edu devices, at least one, in order.
+pub(crate) fn find_edus() -> Result<Vec<String>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(DEVICES).context(DEVICES)? {
         let path = entry?.path();
         let id = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
         if id("vendor").trim() == "0x1234" && id("device").trim() == "0x11e8" {
-            return Ok(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            found.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
     }
-    bail!("no edu device in this machine");
+    if found.is_empty() {
+        bail!("no edu device in this machine");
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Refused without the opt-in, and tainted with it.

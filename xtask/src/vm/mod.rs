@@ -175,6 +175,40 @@ fn on_stock_kernel(
     Ok(())
 }
 
+/// Devices of several kinds on one IOAS: one behind an IOMMU, and two without, one of them for sysfs.
+pub(crate) fn mixed(project: &Project, options: &OnKernel) -> Result<()> {
+    ensure!(!options.preload, "this is about the kit, not about the preload library");
+    let kernel = options.kernel(project)?;
+    let mut files = Tree::default();
+    files.add_programs(&pack::build_static(project, &STOCK_PROGRAMS)?)?;
+    let scenario = Scenario {
+        name: "mixed",
+        arguments: Vec::new(),
+        // What is on the second root bus goes past the IOMMU. Conventional devices, so they sit behind a bridge there.
+        devices: &[
+            "intel-iommu",
+            EDU,
+            "pxb-pcie,id=past,bus_nr=64,bus=pcie.0,bypass_iommu=on",
+            "pcie-root-port,id=port1,bus=past,chassis=1",
+            "pcie-root-port,id=port2,bus=past,chassis=2",
+            "edu,bus=port1,dma_mask=0xffffffffffff",
+            "edu,bus=port2,dma_mask=0xffffffffffff",
+        ],
+        drives: &[],
+        nets: &[],
+        // No interrupt remapping, which would need one of QEMU's split interrupt controllers.
+        append: &[
+            UNSAFE_NOIOMMU,
+            "intel_iommu=on",
+            "iommufd.allow_unsafe_interrupts=1",
+            "vfio_iommu_type1.allow_unsafe_interrupts=1",
+        ],
+        witnessed: true,
+    };
+    guest::run(project, &scenario, &kernel, files, &options.stock.run)?;
+    Ok(())
+}
+
 /// A C program that knows the uAPI only asks an NVMe controller who it is, by DMA.
 pub(crate) fn nvme_identify(project: &Project, options: &OnKernel) -> Result<()> {
     let kernel = options.kernel(project)?;

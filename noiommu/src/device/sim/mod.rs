@@ -7,6 +7,7 @@ mod wires;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use noiommu_core::Errno;
+use rustix::event::{EventfdFlags, eventfd};
 
 use self::bus::Bus;
 use self::edu::Edu;
@@ -14,6 +15,7 @@ pub(crate) use self::wires::Signal;
 use self::wires::{MSI_FLAGS, Wires};
 use super::bar::Registers;
 use super::config::{COMMAND, COMMAND_BUS_MASTER};
+use super::interrupt::{InterruptKind, Source};
 use super::{Backend, Provider};
 use crate::memory::SimulatedMemory;
 use crate::{Error, ErrorKind, Result};
@@ -146,6 +148,33 @@ impl Backend for SimDevice {
             ));
         }
         Ok(self.registers.clone())
+    }
+
+    fn interrupt_count(&self, kind: InterruptKind) -> Result<u32> {
+        Ok(u32::from(kind != InterruptKind::Msix))
+    }
+
+    fn enable_interrupts(&self, kind: InterruptKind, _: u32) -> Result<Vec<Source>> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::system("eventfd", error))?;
+        let held = event.try_clone().map_err(|error| Error::system("eventfd", error))?;
+        let signal: Signal = Arc::new(move || {
+            // A counter that is full has been signalled.
+            let _ = rustix::io::write(&held, &1u64.to_ne_bytes());
+        });
+        match kind {
+            InterruptKind::Intx => self.connect_line(Some(signal)),
+            _ => self.connect_message(Some(signal)),
+        }
+        Ok(vec![Source::eventfd(event)])
+    }
+
+    fn disable_interrupts(&self, _: InterruptKind) {
+        self.disconnect();
+    }
+
+    fn mask_interrupt(&self, kind: InterruptKind, _: u32, masked: bool) -> Result<()> {
+        super::config::mask_line(self, kind, masked)
     }
 
     fn reset(&self) -> Result<bool> {

@@ -1,0 +1,118 @@
+//! Making a device quiet, and resetting it.
+
+use std::time::{Duration, Instant};
+
+use noiommu_core::Errno;
+
+use super::config::{self, COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY};
+use super::{Device, Inner, State};
+use crate::{Error, ErrorKind, Result};
+
+/// How a device was proved to be quiet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Quiet {
+    /// Bus mastering was read back as off. A device that is gone (its config space reads as all ones) counts as off.
+    pub bus_master_off: bool,
+    /// The PCI Express "transactions pending" bit was read as clear; `None`: the device has no such bit.
+    pub transactions_done: Option<bool>,
+    /// The device was reset; `false`: it offers no reset.
+    pub reset: bool,
+}
+
+impl Inner {
+    /// Bus mastering off and read back, transactions done, reset where there is one.
+    pub(super) fn quiesce(&self, state: &mut State) -> Result<Quiet> {
+        let config = self.config();
+        config.change_command(COMMAND_BUS_MASTER, 0)?;
+        if config.is_gone()? {
+            let quiet = Quiet { bus_master_off: true, transactions_done: None, reset: false };
+            self.now_quiet(state);
+            return Ok(quiet);
+        }
+        let transactions_done = self.wait_for_transactions()?;
+        let reset = self.backend.reset()?;
+        // After the reset: it may have put back what was there before it.
+        let bus_master_off = config.read_u16(COMMAND)? & COMMAND_BUS_MASTER == 0;
+        let quiet = Quiet { bus_master_off, transactions_done, reset };
+        if !bus_master_off || (transactions_done == Some(false) && !reset) {
+            return Err(Error::new(
+                ErrorKind::NotQuiet,
+                Errno::EBUSY,
+                format!("{}: could not be made quiet: {quiet:?}", self.backend.name()),
+            )
+            .with_remedy("reset or remove the device; its memory stays pinned until then"));
+        }
+        self.now_quiet(state);
+        Ok(quiet)
+    }
+
+    /// Polls the "transactions pending" bit for as long as a completion may take.
+    fn wait_for_transactions(&self) -> Result<Option<bool>> {
+        // PCI Express Base Specification 2.8: completions time out after at most 64 s in the longest range; 50 ms is the
+        // default range's end. A device that takes longer than a second is taken for hung.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let Some(status) = self.config().express_status_offset()? else { return Ok(None) };
+        loop {
+            if self.config().read_u16(status)? & config::TRANSACTIONS_PENDING == 0 {
+                return Ok(Some(true));
+            }
+            if Instant::now() >= deadline {
+                return Ok(Some(false));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn now_quiet(&self, state: &mut State) {
+        if std::mem::take(&mut state.master)
+            && let Some(ioas) = &state.attached
+        {
+            ioas.remove_master();
+        }
+    }
+}
+
+impl Device {
+    /// Makes the device quiet: bus mastering off and read back, no transaction pending, reset where there is one. What was
+    /// waiting for that is let go.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotQuiet`] when that cannot be proved; the memory stays pinned then.
+    pub fn quiesce(&self) -> Result<Quiet> {
+        self.inner.quiesce(&mut self.inner.state())
+    }
+
+    /// Makes the device quiet and resets it: registers are as after power-on, config space as before but for bus mastering,
+    /// which is off. Interrupts that are enabled stay so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`]: there is no way to reset it alone; as for [`Device::quiesce`].
+    pub fn reset(&self) -> Result<Quiet> {
+        let inner = self.inner();
+        let quiet = inner.quiesce(&mut inner.state())?;
+        if !quiet.reset {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                Errno::ENOTTY,
+                format!("{} has no reset of its own (or is gone)", self.name()),
+            )
+            .with_remedy("hot_reset() resets all that is on its bus, where the provider can"));
+        }
+        inner.config().change_command(0, COMMAND_MEMORY)?;
+        Ok(quiet)
+    }
+
+    /// Makes the device quiet and resets the bus or slot that it is on, with all devices there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`]: the provider cannot, or there is no such bus; EINVAL or EPERM: other devices are on it that
+    /// this process has not opened; as for [`Device::quiesce`].
+    pub fn hot_reset(&self) -> Result<()> {
+        let inner = self.inner();
+        inner.quiesce(&mut inner.state())?;
+        inner.backend.hot_reset()?;
+        inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
+        Ok(())
+    }
+}
