@@ -1,8 +1,10 @@
 //! The `noiommu` program: every subcommand lives in its own module, this file only tells them apart.
 
+mod bind;
 mod config;
 mod conformance;
 mod demo;
+mod list;
 mod optin;
 mod proof;
 mod serve;
@@ -38,6 +40,12 @@ enum Room {
     },
     /// Run a program written for /dev/iommu and VFIO, on a kernel without them
     Serve(serve::Options),
+    /// List the PCI devices of this machine, and how each could be had
+    List(list::Arguments),
+    /// Take PCI devices from the kernel's drivers, for programs of one's own
+    Bind(bind::BindArguments),
+    /// Give them back as they were
+    Unbind(bind::UnbindArguments),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
     /// Ask whoever answers for /dev/iommu and VFIO here what Linux 7.3 was asked, and compare
@@ -61,6 +69,16 @@ struct Failure<'a> {
     cause: &'a str,
     /// What helps.
     remedy: Option<&'a str>,
+}
+
+/// What went wrong in the library, for programs.
+fn error_json(error: &noiommu::Error) -> serde_json::Value {
+    json!({
+        "kind": format!("{:?}", error.kind()),
+        "errno": error.errno().name(),
+        "cause": error.cause(),
+        "remedy": error.remedy(),
+    })
 }
 
 /// Says what went wrong in the library and what helps, in the form asked for.
@@ -106,6 +124,9 @@ fn main() -> ExitCode {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
         Room::Serve(options) => serve::run(&options),
+        Room::List(arguments) => list::run(&arguments),
+        Room::Bind(arguments) => bind::bind(&arguments),
+        Room::Unbind(arguments) => bind::unbind(&arguments),
         Room::Config(arguments) => config::run(&arguments),
         Room::Conformance(options) => conformance::run(&options),
         Room::Enable(options) => optin::enable(&options),

@@ -26,6 +26,15 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_all(&open(path, OFlags::RDONLY)?)
 }
 
+/// The first bytes of a file, at most `length`.
+pub(crate) fn read_start(path: &Path, length: usize) -> io::Result<Vec<u8>> {
+    let file = open(path, OFlags::RDONLY)?;
+    let mut bytes = vec![0; length];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes))?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 /// What is left of an open file.
 pub(crate) fn read_all(file: &impl AsFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -26,6 +26,7 @@
 //! Everything else is safe, and memory that a device may still reach is never given back to the system. See SOUNDNESS.md.
 
 pub mod barrier;
+pub mod binding;
 mod buffer;
 mod context;
 mod device;
@@ -33,8 +34,10 @@ mod error;
 mod files;
 mod ioas;
 mod ioctl;
+pub mod machine;
 mod memory;
 pub mod optin;
+pub mod pci;
 mod process;
 pub mod serve;
 

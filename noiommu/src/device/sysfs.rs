@@ -20,7 +20,7 @@ use crate::{Error, ErrorKind, Result, files, optin};
 
 pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 /// A name that no driver has: with it as override, no driver binds to the device while it is claimed.
-pub(super) const CLAIM: &str = "noiommu";
+pub(crate) const CLAIM: &str = "noiommu";
 
 /// Why messages are for vfio-pci alone.
 pub(super) const NO_MESSAGES: &str =
