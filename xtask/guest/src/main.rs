@@ -1,5 +1,6 @@
 //! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario.
 
+mod matrix;
 mod mixed;
 mod stock_edu;
 mod stock_iommu;
@@ -8,18 +9,21 @@ mod witness;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let scenario = std::env::args().nth(1).unwrap_or_default();
-    let run = match scenario.as_str() {
-        "mixed" => mixed::run,
-        "stock-edu" => stock_edu::run,
-        "stock-iommu" => stock_iommu::run,
+    let mut words = std::env::args().skip(1);
+    let scenario = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    // A scenario that fails leaves its session without `done`, which by itself fails the run.
+    let ran = match scenario.as_str() {
+        "matrix" => matrix::run(&words),
+        "mixed" => mixed::run(),
+        "stock-edu" => stock_edu::run(),
+        "stock-iommu" => stock_iommu::run(),
         _ => {
-            eprintln!("usage: noiommu-guest mixed|stock-edu|stock-iommu");
+            eprintln!("usage: noiommu-guest matrix|mixed|stock-edu|stock-iommu");
             return ExitCode::from(2);
         }
     };
-    // A scenario that fails leaves its session without `done`, which by itself fails the run.
-    match run() {
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("noiommu-guest {scenario}: {error:#}");

@@ -63,7 +63,6 @@ impl Witness {
     }
 
     /// Has the host check that `bytes` are at physical address `pa`; an error when they are not.
-    #[expect(dead_code, reason = "for programs whose bytes come from a device, not from the stream")]
     pub(crate) fn expect(&mut self, pa: u64, bytes: &[u8]) -> Result<()> {
         for (at, part) in (0..).step_by(MOST_BYTES).zip(bytes.chunks(MOST_BYTES)) {
             let mut line = format!("expect {:x} ", pa + at);
