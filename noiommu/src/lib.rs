@@ -34,7 +34,7 @@ mod error;
 mod files;
 mod ioas;
 mod ioctl;
-pub mod machine;
+pub mod kernel;
 mod memory;
 pub mod optin;
 pub mod pci;

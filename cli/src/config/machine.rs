@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use noiommu::machine;
+use noiommu::kernel;
 
 use super::{ModeSource, Question};
 
 /// Looks at the machine whose files are below `root` and whose kernel is `release`.
 pub(super) fn look(root: &Path, release: &str) -> Question {
-    let vfio = machine::vfio(root, release);
+    let vfio = kernel::vfio(root, release);
     let mode_source =
         if vfio.unsafe_mode.is_some() { ModeSource::Parameter } else { ModeSource::NoParameter };
     Question {

@@ -6,7 +6,7 @@ use std::io;
 
 use super::record::{self, Record};
 use crate::pci::Root;
-use crate::{files, machine};
+use crate::{files, kernel};
 
 /// A step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ impl Actor for Kernel {
     fn act(&self, root: &Root, address: &str, act: &Act) -> io::Result<()> {
         let device = root.device(address);
         match act {
-            Act::Load(module) => machine::modprobe(module),
+            Act::Load(module) => kernel::modprobe(module),
             Act::Remember(record) => record.write(root),
             // An empty line takes an override away.
             Act::Override(driver) => {

@@ -2,7 +2,7 @@
 
 use noiommu_core::Errno;
 
-use crate::machine::{self, Module};
+use crate::kernel::{self, Module};
 use crate::memory::kernel_release;
 use crate::pci::{Iommu, PciDevice, Root};
 use crate::{Error, ErrorKind, Provider, files};
@@ -47,7 +47,7 @@ impl Offer {
 
 /// What the offers depend on, besides the device.
 pub(super) struct Machine {
-    vfio: machine::Vfio,
+    vfio: kernel::Vfio,
     /// VFIO itself, which has the parameter.
     vfio_module: Module,
     vfio_pci: Module,
@@ -65,7 +65,7 @@ impl Machine {
 
     pub(super) fn of_release(root: &Root, release: &str) -> Self {
         let path = root.path();
-        let mut vfio = machine::vfio(path, release);
+        let mut vfio = kernel::vfio(path, release);
         let iommufd = if files::exists(&root.at("/dev/iommu")) {
             Module::There
         } else {

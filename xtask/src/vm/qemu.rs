@@ -95,7 +95,7 @@ impl Machine {
             command.args(["-device", device]);
         }
         // Out of the way of the devices, which get the slots from 1 on.
-        command.args(["-device", "pci-serial,chardev=output,addr=1e.0"]);
+        command.args(["-device", "pci-serial,chardev=output,bus=pcie.0,addr=1e.0"]);
         command.args(&self.arguments);
         Ok(command)
     }
