@@ -79,6 +79,11 @@ impl Witness {
         self.same(&format!("expect-stream {pa:x} {len} {offset}"), pa)
     }
 
+    /// Has the host ask a device of QEMU's to leave.
+    pub(crate) fn unplug(&mut self, id: &str) -> Result<()> {
+        self.acknowledged(&format!("unplug {id}"))
+    }
+
     /// Puts a sentence into the host's report.
     pub(crate) fn note(&mut self, text: &str) -> Result<()> {
         self.acknowledged(&format!("note {}", text.replace('\n', " ")))

@@ -41,6 +41,8 @@ struct Guest {
     rows: &'static [(&'static str, &'static str)],
     /// The words for its script: its name, then what is asked for in each row.
     words: &'static [&'static str],
+    /// The kinds of [`REFUSALS`] that depend on the provider.
+    kinds: &'static [&'static str],
 }
 
 const GUESTS: [Guest; 6] = [
@@ -50,6 +52,7 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "uio"), ("sysfs", "sysfs")],
         words: &["stock", "auto", "sysfs"],
+        kinds: &["NoPhysicalAddresses", "NoDevice"],
     },
     Guest {
         name: "legacy",
@@ -57,6 +60,7 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "group-noiommu")],
         words: &["legacy", "auto"],
+        kinds: &["NoPhysicalAddresses", "Removal"],
     },
     Guest {
         name: "reference",
@@ -64,6 +68,7 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "cdev-noiommu"), ("group-noiommu", "group-noiommu")],
         words: &["reference", "auto", "group-noiommu"],
+        kinds: &["NoPhysicalAddresses", "Removal"],
     },
     Guest {
         name: "cdev-only",
@@ -71,6 +76,7 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "cdev-noiommu")],
         words: &["cdev-only", "auto"],
+        kinds: &["NoPhysicalAddresses", "Removal"],
     },
     Guest {
         name: "reference+iommu",
@@ -78,6 +84,7 @@ const GUESTS: [Guest; 6] = [
         confined: true,
         rows: &[("auto", "cdev")],
         words: &["reference+iommu", "auto"],
+        kinds: &[],
     },
     Guest {
         name: "legacy+iommu",
@@ -85,16 +92,19 @@ const GUESTS: [Guest; 6] = [
         confined: true,
         rows: &[("auto", "group")],
         words: &["legacy+iommu", "auto"],
+        kinds: &[],
     },
 ];
 
-/// The devices, one for each column, and what they are told to be.
-const DEVICES: [&str; 5] = [
+/// The devices, one for each column, and what they are told to be; and one that can leave.
+const DEVICES: [&str; 7] = [
     EDU,
     NVME,
     "e1000e,netdev=e1000e,mac=52:54:00:00:00:01",
     "virtio-blk-pci,drive=blk,serial=noiommu-blk,disable-legacy=on",
     "virtio-net-pci,netdev=virtio,mac=52:54:00:00:00:02,disable-legacy=on",
+    "pcie-root-port,id=port,chassis=1",
+    "edu,id=leaving,bus=port,dma_mask=0xffffffffffff",
 ];
 
 /// The same behind an IOMMU, which has to come first, and through which virtio goes only when it is told to.
@@ -135,7 +145,7 @@ const COLUMNS: [Column; 5] = [
         kind: "edu",
         identity: "1234:11e8, edu 1.0",
         transfer: "2048 bytes there and back",
-        message: "msi",
+        message: "MSI came",
         reset: false,
         stock_driver: "none",
         driver: "none",
@@ -144,7 +154,7 @@ const COLUMNS: [Column; 5] = [
         kind: "nvme",
         identity: "1b36:0010, NVMe 1.4",
         transfer: "serial noiommu-nvme",
-        message: "msix",
+        message: "MSI-X came",
         reset: true,
         stock_driver: "nvme",
         driver: "nvme",
@@ -153,7 +163,7 @@ const COLUMNS: [Column; 5] = [
         kind: "e1000e",
         identity: "8086:10d3, MAC 52:54:00:00:00:01",
         transfer: "52:55:0a:00:02:02 answered",
-        message: "msix",
+        message: "MSI-X came",
         reset: true,
         stock_driver: "none",
         driver: "e1000e",
@@ -162,7 +172,7 @@ const COLUMNS: [Column; 5] = [
         kind: "virtio-blk",
         identity: "1af4:1042, 32768 sectors",
         transfer: "serial noiommu-blk",
-        message: "msix",
+        message: "MSI-X came",
         reset: false,
         stock_driver: "virtio-pci",
         driver: "virtio-pci",
@@ -171,11 +181,35 @@ const COLUMNS: [Column; 5] = [
         kind: "virtio-net",
         identity: "1af4:1041, MAC 52:54:00:00:00:02",
         transfer: "52:55:0a:00:02:02 answered",
-        message: "msix",
+        message: "MSI-X came",
         reset: false,
         stock_driver: "virtio-pci",
         driver: "virtio-pci",
     },
+];
+
+/// What is tried in guests without an IOMMU and must be refused, in order, and the kind of error that refuses it. The kind of
+/// those that are empty depends on the provider: see [`Guest::kinds`].
+const REFUSALS: [(&str, &str); 19] = [
+    ("no address", "Argument"),
+    ("wrong address", "NoDevice"),
+    ("driver bound", "Busy"),
+    ("no privilege", ""),
+    ("opened twice", "Busy"),
+    ("opened by another engine", "Busy"),
+    ("no such BAR", "Unsupported"),
+    ("BAR out of range", "Unsupported"),
+    ("register past the end", "Argument"),
+    ("register at no place", "Argument"),
+    ("misaligned register", "Argument"),
+    ("oversized register", "Argument"),
+    ("past config space", "Argument"),
+    ("no such kind of interrupt", "Unsupported"),
+    ("no such vector", "Argument"),
+    ("interrupts enabled twice", "Busy"),
+    ("bus mastering without memory", "Argument"),
+    ("device leaves", ""),
+    ("opened after it left", "NoDevice"),
 ];
 
 /// What must become of a step.
@@ -192,13 +226,13 @@ fn expected(provider: &'static str, column: &Column, driver: &'static str) -> [(
     let interrupt = match provider {
         "sysfs" => Fate::Impossible("sysfs"),
         // One line, by whatever device.
-        "uio" => Fate::Done("line"),
+        "uio" => Fate::Done("INTx came"),
         _ => Fate::Done(column.message),
     };
     let reset = if column.reset { Fate::Done("reset") } else { Fate::Impossible("no reset") };
     [
         ("open", Fate::Done(provider)),
-        ("bar", Fate::Done("bytes")),
+        ("bar", Fate::Done("BAR ")),
         ("identity", Fate::Done(column.identity)),
         ("dma", Fate::Done(column.transfer)),
         ("interrupt", interrupt),
@@ -214,11 +248,13 @@ pub(crate) fn matrix(project: &Project, options: &Matrix) -> Result<()> {
         .iter()
         .filter(|guest| options.only.is_empty() || options.only.iter().any(|name| name == guest.name))
         .collect();
-    let (mut cells, mut faults) = (Vec::new(), Vec::new());
+    let (mut cells, mut refusals, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for guest in &chosen {
         match run(project, guest, &options.run) {
-            Ok(found) => {
+            Ok((found, refused)) => {
                 faults.extend(judge(guest, &found));
+                faults.extend(judge_refusals(guest, &refused));
+                refusals.push(json!({"guest": guest.name, "refused": refused}));
                 cells.push((*guest, found));
             }
             // The others tell something even so.
@@ -229,6 +265,7 @@ pub(crate) fn matrix(project: &Project, options: &Matrix) -> Result<()> {
     let report = json!({
         "passed": faults.is_empty(),
         "faults": faults,
+        "refusals": refusals,
         "guests": cells.iter().map(|(guest, cells)| json!({"guest": guest.name, "cells": cells})).collect::<Vec<_>>(),
     });
     let logs = project.run_dir("matrix");
@@ -246,8 +283,8 @@ pub(crate) fn matrix(project: &Project, options: &Matrix) -> Result<()> {
     Ok(())
 }
 
-/// Runs a guest; answers its cells.
-fn run(project: &Project, guest: &Guest, options: &Options) -> Result<Vec<Value>> {
+/// Runs a guest; answers its cells and what it was refused.
+fn run(project: &Project, guest: &Guest, options: &Options) -> Result<(Vec<Value>, Vec<Value>)> {
     let kernel = kernel(project, guest)?;
     let mut files = Tree::default();
     files.add_programs(&pack::build_static(project, &STOCK_PROGRAMS)?)?;
@@ -263,8 +300,14 @@ fn run(project: &Project, guest: &Guest, options: &Options) -> Result<Vec<Value>
         witnessed: !guest.confined,
     };
     let output = guest::run(project, &scenario, &kernel, files, options)?;
-    let text = fs::read_to_string(output.join("cells")).context("the guest left no cells")?;
-    text.lines().map(|line| serde_json::from_str(line).context("a cell is no JSON")).collect()
+    let lines = |file: &str| -> Result<Vec<Value>> {
+        let text =
+            fs::read_to_string(output.join(file)).with_context(|| format!("the guest left no {file}"))?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON in {file}")))
+            .collect()
+    };
+    Ok((lines("cells")?, if guest.confined { Vec::new() } else { lines("refusals")? }))
 }
 
 fn kernel(project: &Project, guest: &Guest) -> Result<Kernel> {
@@ -273,6 +316,30 @@ fn kernel(project: &Project, guest: &Guest) -> Result<Kernel> {
         Choice::Stock => kernel::stock(project, None),
         Choice::Built(variant) => refkernel::get(project, variant),
     }
+}
+
+/// What was not refused as it has to be.
+fn judge_refusals(guest: &Guest, refused: &[Value]) -> Vec<String> {
+    if guest.confined {
+        return Vec::new();
+    }
+    let mut kinds = guest.kinds.iter();
+    let wanted = REFUSALS.map(|(what, kind)| {
+        let kind = if kind.is_empty() { kinds.next().copied().unwrap_or_default() } else { kind };
+        (what, kind)
+    });
+    let found: Vec<(&str, &str)> = refused
+        .iter()
+        .map(|one| (one["what"].as_str().unwrap_or_default(), one["kind"].as_str().unwrap_or_default()))
+        .collect();
+    let mut faults: Vec<String> = wanted
+        .iter()
+        .filter(|wanted| !found.contains(wanted))
+        .map(|(what, kind)| format!("{}: {what} was not refused by an error of kind {kind}", guest.name))
+        .collect();
+    let more = found.iter().filter(|one| !wanted.contains(one));
+    faults.extend(more.map(|(what, kind)| format!("{}: nobody expects that {what} is {kind}", guest.name)));
+    faults
 }
 
 /// What is not as expected in the cells of a guest.
@@ -350,7 +417,7 @@ fn table(guests: &[(&Guest, Vec<Value>)]) -> String {
             }
         }
     }
-    text += "\n\nEach cell: opened, identified, registers mapped, DMA verified; its interrupt; its reset; closed; its driver back.\n";
+    text += "\n\nEach cell: opened, registers mapped, identified, DMA verified; its interrupt; its reset (rst); closed; its driver back.\n";
     for ((step, why), places) in reasons {
         text += &format!("no {step} in {} cells ({}): {why}\n", places.len(), some(&places));
     }
@@ -367,8 +434,12 @@ fn summary(cell: &Value) -> (String, Look) {
         let step = steps.iter().find(|step| step["step"] == name);
         step.and_then(|step| step["done"].as_str()).unwrap_or("-")
     };
-    let whole = !["interrupt", "reset"].contains(&"-") && how("interrupt") != "-" && how("reset") != "-";
-    (format!("✓ {:<4} {}", how("interrupt"), how("reset")), if whole { Look::Green } else { Look::Yellow })
+    let (interrupt, reset) = (how("interrupt"), how("reset"));
+    let interrupt = interrupt.split(' ').next().unwrap_or("-");
+    let whole = interrupt != "-" && reset != "-";
+    let look = if whole { Look::Green } else { Look::Yellow };
+    // The width of a column has no place for more.
+    (format!("✓ {:<5}{}", interrupt, if reset == "-" { "-" } else { "rst" }), look)
 }
 
 /// A reason without the device's address, so that those that are alike are told once.

@@ -1,14 +1,16 @@
 //! One cell of the matrix: a device from its opening to its closing. Nothing in here knows who provides the device.
 
-use anyhow::Result;
-use noiommu::{Context, Device};
+use anyhow::{Context as _, Result, ensure};
+use noiommu::{Context, Device, Error, ErrorKind, InterruptKind, Interrupts};
 use serde_json::json;
 
-use super::driver::{Driver, Signal, Written};
+use super::driver::{Driver, PATIENCE, Written};
 use crate::witness::Witness;
 
+/// How often an interrupt is waited for: the second one comes only if the first was taken and let go in the right way.
+const ROUNDS: u32 = 2;
+
 /// What became of the steps, told one by one, a line of JSON each: whoever listens knows how far a program came that crashes.
-#[derive(Default)]
 pub(super) struct Steps;
 
 impl Steps {
@@ -46,12 +48,15 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
     steps.done(step, provider.name());
 
     *step = "bar";
-    let size = device.bar(0).or_else(|_| device.bar(4))?.size();
-    steps.done(step, &format!("{size} bytes"));
+    let bar = (0..6).find_map(|index| device.bar(index).ok()).context("it has no memory BAR")?;
+    steps.done(step, &format!("{bar:?}"));
+    drop(bar);
+
+    *step = "interrupt";
+    let enabled = enable(&device)?;
 
     *step = "identity";
-    let signal = Signal::Polled;
-    let mut driver = D::start(device, &ioas, signal)?;
+    let mut driver = D::start(device, &ioas, enabled.as_ref().ok().map(Interrupts::kind))?;
     let (vendor, model) = driver.device().id()?;
     let says = driver.identity()?;
     steps.done(step, &format!("{vendor:04x}:{model:04x}, {says}"));
@@ -60,18 +65,31 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
     let written = driver.transfer()?;
     if !provider.is_confined() {
         // Without an IOMMU a device is given physical addresses: the host, too, finds the bytes there.
-        let mut witness = Witness::connect(&device_name(driver.device()))?;
+        let mut witness = Witness::connect(driver.device().name())?;
         witness.expect(written.address, &written.bytes[..written.bytes.len().min(64)])?;
         witness.done(0)?;
     }
     steps.transferred(&written);
 
     *step = "interrupt";
-    steps.impossible(step, "sysfs not yet");
+    match enabled {
+        Ok(interrupts) => {
+            take(&mut driver, &interrupts)?;
+            steps.done(step, &format!("{} came", interrupts.kind().name()));
+        }
+        Err(why) => steps.impossible(step, &why),
+    }
 
     *step = "reset";
     driver.stop()?;
-    steps.impossible(step, "no reset yet");
+    match driver.device().reset() {
+        Ok(_) => {
+            ensure!(driver.is_fresh()?, "its registers are not as after a reset");
+            steps.done(step, "reset");
+        }
+        Err(error) if error.kind() == ErrorKind::Unsupported => steps.impossible(step, error.cause()),
+        Err(error) => return Err(error.into()),
+    }
 
     *step = "close";
     let quiet = driver.device().quiesce()?;
@@ -80,6 +98,35 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
     Ok(())
 }
 
-fn device_name(device: &Device) -> String {
-    device.name().replace(' ', "-")
+/// Enables the first interrupt of the best kind that device and provider have; else the reasons why there is none.
+fn enable(device: &Device) -> Result<Result<Interrupts, String>, Error> {
+    let mut reasons = Vec::new();
+    for kind in InterruptKind::ALL {
+        match device.enable_interrupts(kind, 1) {
+            Ok(interrupts) => return Ok(Ok(interrupts)),
+            Err(error) if error.kind() == ErrorKind::Unsupported => reasons.push(error.cause().to_owned()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Err(reasons.join("; ")))
+}
+
+/// Has the device interrupt, and waits for it.
+fn take<D: Driver>(driver: &mut D, interrupts: &Interrupts) -> Result<()> {
+    let interrupt = interrupts.first().context("no interrupt was enabled")?;
+    // A line is held back until its reason is gone.
+    let release = || if interrupt.kind() == InterruptKind::Intx { interrupt.unmask() } else { Ok(()) };
+    // What was signalled so far was polled for.
+    while interrupt.try_wait()?.is_some() {
+        release()?;
+    }
+    for round in 1..=ROUNDS {
+        driver.fire()?;
+        let came = interrupt.wait(Some(PATIENCE))?;
+        ensure!(came.is_some(), "interrupt {round} did not come");
+        driver.acknowledge()?;
+        release()?;
+    }
+    ensure!(interrupt.try_wait()?.is_none(), "an interrupt that nobody asked for");
+    Ok(())
 }

@@ -3,26 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use noiommu::{Contiguity, Device, DmaBuffer, DmaView, Error, Ioas, Mapping};
+use noiommu::{Contiguity, Device, DmaBuffer, DmaView, Error, InterruptKind, Ioas, Mapping};
 
 /// The unit of memory that is contiguous for any device, wherever it comes from.
 pub(super) const PAGE: usize = 4096;
 
 /// How long a device may take for anything: an emulated one on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How a device tells that it has done something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Signal {
-    /// Not at all: its registers and memory are looked at.
-    Polled,
-    /// By its interrupt line.
-    Line,
-    /// By the one message of MSI.
-    Msi,
-    /// By the first message of MSI-X.
-    MsiX,
-}
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a device did to memory, for the host to look at.
 pub(super) struct Written {
@@ -39,11 +26,9 @@ pub(super) trait Driver: Sized {
     /// Vendor and device id.
     const ID: (u16, u16);
 
-    /// How it can signal, the best first.
-    const SIGNALS: &'static [Signal];
-
-    /// Takes the device, attaches it, lets it reach memory and starts it.
-    fn start(device: Device, ioas: &Ioas, signal: Signal) -> Result<Self>;
+    /// Takes the device, attaches it, lets it reach memory and starts it. `interrupt` is what somebody waits for; without,
+    /// it is not to interrupt.
+    fn start(device: Device, ioas: &Ioas, interrupt: Option<InterruptKind>) -> Result<Self>;
 
     /// The device.
     fn device(&self) -> &Device;
@@ -62,6 +47,9 @@ pub(super) trait Driver: Sized {
 
     /// Stops it by its own means.
     fn stop(&mut self) -> Result<()>;
+
+    /// Whether registers that it was told something in have forgotten it. Bus mastering is off.
+    fn is_fresh(&self) -> Result<bool>;
 }
 
 /// Refuses a device of another kind.

@@ -2,9 +2,9 @@
 //! Datasheet*; sections are named where they are used.
 
 use anyhow::{Result, ensure};
-use noiommu::{Bar, Device, Ioas, barrier};
+use noiommu::{Bar, Device, InterruptKind, Ioas, barrier};
 
-use super::driver::{Driver, PAGE, Shared, Signal, Written, arp, expect_id, wait};
+use super::driver::{Driver, PAGE, Shared, Written, arp, expect_id, wait};
 
 // 10.2, registers.
 const CTRL: u64 = 0x0000;
@@ -59,7 +59,7 @@ pub(super) struct E1000e {
     registers: Bar,
     memory: Shared,
     device: Device,
-    signal: Signal,
+    interrupts: Option<InterruptKind>,
     sent: usize,
     received: usize,
 }
@@ -109,14 +109,13 @@ impl E1000e {
 
 impl Driver for E1000e {
     const ID: (u16, u16) = (0x8086, 0x10d3);
-    const SIGNALS: &'static [Signal] = &[Signal::MsiX, Signal::Msi, Signal::Line];
 
-    fn start(device: Device, ioas: &Ioas, signal: Signal) -> Result<Self> {
+    fn start(device: Device, ioas: &Ioas, interrupts: Option<InterruptKind>) -> Result<Self> {
         expect_id(&device, Self::ID)?;
         let registers = device.bar(0)?;
         device.attach(ioas)?;
         let memory = Shared::new(&device, ioas, 2 + ENTRIES * ANSWER / PAGE)?;
-        let card = Self { registers, memory, device, signal, sent: 0, received: 0 };
+        let card = Self { registers, memory, device, interrupts, sent: 0, received: 0 };
         // Whoever had it before may have left it running.
         card.registers.write_u32(IMC, u32::MAX)?;
         card.registers.write_u32(RCTL, 0)?;
@@ -166,7 +165,7 @@ impl Driver for E1000e {
     }
 
     fn fire(&mut self) -> Result<()> {
-        if self.signal == Signal::MsiX {
+        if self.interrupts == Some(InterruptKind::Msix) {
             self.registers.write_u32(IVAR, IVAR_OTHER)?;
         }
         self.registers.read_u32(ICR)?;
@@ -189,5 +188,9 @@ impl Driver for E1000e {
         self.registers.write_u32(RCTL, 0)?;
         self.registers.write_u32(TCTL, 0)?;
         Ok(())
+    }
+
+    fn is_fresh(&self) -> Result<bool> {
+        Ok(self.registers.read_u32(TRANSMIT + LENGTH)? == 0 && self.registers.read_u32(TRANSMIT + TAIL)? == 0)
     }
 }

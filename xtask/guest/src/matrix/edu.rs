@@ -1,13 +1,16 @@
 //! The edu device, by its own driver.
 
 use anyhow::{Result, ensure};
-use noiommu::{Contiguity, Device, DmaBuffer, Error, Ioas, Mapping};
+use noiommu::{Contiguity, Device, DmaBuffer, Error, InterruptKind, Ioas, Mapping};
 use noiommu_edu::{BUFFER_SIZE, Edu};
 
-use super::driver::{Driver, Signal, Written};
+use super::driver::{Driver, Written};
 
 /// What it interrupts for; any bits will do.
 const REASON: u32 = 0x0004_0001;
+
+/// What is written there can be read, inverted.
+const LIVENESS: u64 = 0x04;
 
 /// Bytes of the copy, and where they are in memory that begins and ends at page borders: across one of them.
 const LENGTH: u64 = BUFFER_SIZE;
@@ -22,9 +25,8 @@ pub(super) struct Teacher {
 
 impl Driver for Teacher {
     const ID: (u16, u16) = noiommu_edu::ID;
-    const SIGNALS: &'static [Signal] = &[Signal::MsiX, Signal::Msi, Signal::Line];
 
-    fn start(device: Device, ioas: &Ioas, _signal: Signal) -> Result<Self> {
+    fn start(device: Device, ioas: &Ioas, _: Option<InterruptKind>) -> Result<Self> {
         let edu = Edu::new(device, ioas)?;
         let map = || ioas.map(DmaBuffer::new(2 * 4096, Contiguity::Pages)?).map_err(Error::from);
         let (from, to) = (map()?, map()?);
@@ -71,5 +73,10 @@ impl Driver for Teacher {
     fn stop(&mut self) -> Result<()> {
         // It does nothing unless told to.
         Ok(())
+    }
+
+    fn is_fresh(&self) -> Result<bool> {
+        // What it inverted last.
+        Ok(self.edu.device().bar(0)?.read_u32(LIVENESS)? == 0)
     }
 }

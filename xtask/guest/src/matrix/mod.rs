@@ -8,18 +8,21 @@ mod driver;
 mod e1000e;
 mod edu;
 mod nvme;
+mod refusals;
 mod virtio;
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use noiommu::optin;
 use serde_json::{Value, json};
 
-use self::driver::Driver;
+use self::driver::{Driver, PATIENCE};
 use crate::stock_edu::DEVICES;
 
 /// Where the cells go, a line of JSON each.
@@ -55,8 +58,9 @@ impl Kind {
             .with_context(|| format!("no kind of device is called {name}"))
     }
 
-    /// The address of the first device of this kind.
-    fn address(&self) -> Result<String> {
+    /// The addresses of the devices of this kind, in order.
+    fn addresses(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
         for entry in fs::read_dir(DEVICES).context(DEVICES)? {
             let path = entry?.path();
             let id = |file| {
@@ -64,10 +68,17 @@ impl Kind {
                 u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap_or_default()
             };
             if (id("vendor"), id("device")) == self.id {
-                return Ok(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                found.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
             }
         }
-        bail!("no {} in this machine", self.name);
+        found.sort();
+        Ok(found)
+    }
+
+    /// The first of them.
+    fn address(&self) -> Result<String> {
+        let first = self.addresses()?.into_iter().next();
+        first.with_context(|| format!("no {} in this machine", self.name))
     }
 }
 
@@ -77,10 +88,12 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     match words[..] {
         ["cell", kind, address] => {
             // In a process of its own, so that a crash of it is that cell's.
-            let mut steps = cell::Steps::default();
+            let mut steps = cell::Steps;
             (Kind::find(kind)?.run)(address, &mut steps);
             Ok(())
         }
+        ["refusals"] => refusals::run(),
+        ["unprivileged", address] => refusals::unprivileged(address),
         _ => all(&words),
     }
 }
@@ -102,14 +115,14 @@ fn all(providers: &[&str]) -> Result<()> {
 fn one(kind: &Kind, provider: &str) -> Result<Value> {
     let address = kind.address()?;
     let before = State::of(&address)?;
-    take(&address)?;
+    bind(&address, provider)?;
     let mut program = Command::new("/proc/self/exe");
     program.args(["matrix", "cell", kind.name, &address]).stdout(Stdio::piped());
     if provider != "auto" {
         program.env(PROVIDER, provider);
     }
     let ran = program.output().context("running a cell")?;
-    give_back(&address)?;
+    unbind(&address)?;
     let after = State::of(&address)?;
 
     let text = String::from_utf8_lossy(&ran.stdout);
@@ -138,6 +151,18 @@ struct State {
 impl State {
     fn of(address: &str) -> Result<Self> {
         let directory = Path::new(DEVICES).join(address);
+        // A driver may start its device after it was bound to it: NVMe does.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let state = Self::now(&directory)?;
+            if state.driver == "none" || state.bus_master || Instant::now() > deadline {
+                return Ok(state);
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn now(directory: &Path) -> Result<Self> {
         let driver = fs::read_link(directory.join("driver")).ok();
         let driver =
             driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
@@ -163,16 +188,23 @@ impl State {
     }
 }
 
-/// Takes a device from its driver, for user space.
-fn take(address: &str) -> Result<()> {
-    let driver = Path::new(DEVICES).join(address).join("driver");
-    if driver.exists() {
-        fs::write(driver.join("unbind"), address).context("unbinding")?;
+/// Takes a device from its driver, as a person would.
+fn bind(address: &str, provider: &str) -> Result<()> {
+    let mut program = Command::new("noiommu");
+    program.args(["bind", address]);
+    if provider != "auto" {
+        program.args(["--provider", provider]);
     }
-    Ok(())
+    run_quietly(&mut program)
 }
 
 /// Gives it back.
-fn give_back(address: &str) -> Result<()> {
-    fs::write("/sys/bus/pci/drivers_probe", address).context("probing")
+fn unbind(address: &str) -> Result<()> {
+    run_quietly(Command::new("noiommu").args(["unbind", address]))
+}
+
+fn run_quietly(program: &mut Command) -> Result<()> {
+    let ran = program.output().with_context(|| format!("{program:?}"))?;
+    ensure!(ran.status.success(), "{program:?}: {}", String::from_utf8_lossy(&ran.stderr).trim());
+    Ok(())
 }

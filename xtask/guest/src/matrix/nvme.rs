@@ -2,9 +2,9 @@
 //! are named where they are used.
 
 use anyhow::{Result, ensure};
-use noiommu::{Bar, Device, Ioas, barrier};
+use noiommu::{Bar, Device, InterruptKind, Ioas, barrier};
 
-use super::driver::{Driver, PAGE, Shared, Signal, Written, expect_id, wait};
+use super::driver::{Driver, PAGE, Shared, Written, expect_id, wait};
 
 // 3.1, the controller's registers.
 const CAP: u64 = 0x00;
@@ -43,7 +43,7 @@ pub(super) struct Nvme {
     registers: Bar,
     memory: Shared,
     device: Device,
-    signal: Signal,
+    interrupts: Option<InterruptKind>,
     /// Bytes from one doorbell to the next.
     stride: u64,
     /// The next entry of each queue, and the phase that the next completion has.
@@ -106,9 +106,8 @@ impl Nvme {
 
 impl Driver for Nvme {
     const ID: (u16, u16) = (0x1b36, 0x0010);
-    const SIGNALS: &'static [Signal] = &[Signal::MsiX, Signal::Msi, Signal::Line];
 
-    fn start(device: Device, ioas: &Ioas, signal: Signal) -> Result<Self> {
+    fn start(device: Device, ioas: &Ioas, interrupts: Option<InterruptKind>) -> Result<Self> {
         expect_id(&device, Self::ID)?;
         let registers = device.bar(0)?;
         device.attach(ioas)?;
@@ -118,7 +117,7 @@ impl Driver for Nvme {
         ensure!(capabilities & 0xffff >= u64::from(ENTRIES - 1), "its queues are too short");
         let stride = 4 << (capabilities >> 32 & 0xf);
         let nvme =
-            Self { registers, memory, device, signal, stride, tail: 0, head: 0, phase: true, command: 0 };
+            Self { registers, memory, device, interrupts, stride, tail: 0, head: 0, phase: true, command: 0 };
         // 7.6.1, initialization: stopped, told of its queues, started.
         nvme.registers.write_u32(CC, 0)?;
         nvme.wait_for(0)?;
@@ -131,8 +130,8 @@ impl Driver for Nvme {
         unsafe { nvme.device.enable_bus_master()? };
         nvme.registers.write_u32(CC, CC_ENABLE | CC_ENTRY_SIZES)?;
         nvme.wait_for(CSTS_READY)?;
-        if matches!(nvme.signal, Signal::Line | Signal::Polled) {
-            // 3.1.3: its line is masked until somebody waits for it. With MSI-X this register is not to be touched.
+        if nvme.interrupts != Some(InterruptKind::Msix) {
+            // 3.1.3: masked until somebody waits for it. With MSI-X this register is not to be touched.
             nvme.registers.write_u32(INTMS, u32::MAX)?;
         }
         Ok(nvme)
@@ -162,7 +161,7 @@ impl Driver for Nvme {
     }
 
     fn fire(&mut self) -> Result<()> {
-        if self.signal == Signal::Line {
+        if self.interrupts.is_some_and(|kind| kind != InterruptKind::Msix) {
             self.registers.write_u32(INTMC, u32::MAX)?;
         }
         self.submit()
@@ -177,5 +176,10 @@ impl Driver for Nvme {
     fn stop(&mut self) -> Result<()> {
         self.registers.write_u32(CC, 0)?;
         self.wait_for(0)
+    }
+
+    fn is_fresh(&self) -> Result<bool> {
+        // Stopping alone keeps these: 3.1.5.
+        Ok(self.registers.read_u32(AQA)? == 0 && self.registers.read_u64(ASQ)? == 0)
     }
 }

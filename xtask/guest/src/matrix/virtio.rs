@@ -2,9 +2,9 @@
 //! named where they are used.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use noiommu::{Bar, Device, Ioas, barrier};
+use noiommu::{Bar, Device, InterruptKind, Ioas, barrier};
 
-use super::driver::{Driver, PAGE, Shared, Signal, Written, arp, expect_id, wait};
+use super::driver::{Driver, PAGE, Shared, Written, arp, expect_id, wait};
 
 /// 4.1.4: the kinds of structures that capabilities in config space lead to.
 const COMMON: u8 = 1;
@@ -106,24 +106,27 @@ struct Transport {
     specific: Structure,
     memory: Shared,
     device: Device,
-    signal: Signal,
+    interrupts: Option<InterruptKind>,
 }
 
 impl Transport {
     /// Finds the structures, resets the device and agrees on features (3.1.1); memory of so many pages is made for it.
-    fn new(device: Device, ioas: &Ioas, signal: Signal, features: u64, pages: usize) -> Result<Self> {
+    fn new(
+        device: Device,
+        ioas: &Ioas,
+        interrupts: Option<InterruptKind>,
+        features: u64,
+        pages: usize,
+    ) -> Result<Self> {
         device.attach(ioas)?;
         let memory = Shared::new(&device, ioas, pages)?;
         let mut found: [Option<Structure>; 5] = Default::default();
         let mut multiplier = 0;
-        for capability in capabilities(&device)? {
+        for capability in device.find_capabilities(VENDOR_CAPABILITY)? {
             let head = config::<16>(&device, capability)?;
             let kind = usize::from(head[3]);
-            if head[0] != VENDOR_CAPABILITY
-                || head[4] > 5
-                || !(1..=4).contains(&kind)
-                || found[kind].is_some()
-            {
+            // The first of each kind is the best one; there are others than these.
+            if head[4] > 5 || !(1..=4).contains(&kind) || found[kind].is_some() {
                 continue;
             }
             let at = u32::from_le_bytes([head[8], head[9], head[10], head[11]]).into();
@@ -137,7 +140,7 @@ impl Transport {
         };
         let (common, notify) = (structure(COMMON)?, structure(NOTIFY)?);
         let (interrupt, specific) = (structure(ISR)?, structure(DEVICE)?);
-        let transport = Self { common, notify, multiplier, interrupt, specific, memory, device, signal };
+        let transport = Self { common, notify, multiplier, interrupt, specific, memory, device, interrupts };
 
         transport.reset()?;
         let common = &transport.common;
@@ -170,7 +173,7 @@ impl Transport {
         common.write_u16(QUEUE_SELECT, index)?;
         ensure!(common.read_u16(QUEUE_SIZE)? >= ENTRIES, "its queue {index} is too short");
         common.write_u16(QUEUE_SIZE, ENTRIES)?;
-        let vector = if signals && self.signal == Signal::MsiX { 0 } else { NO_VECTOR };
+        let vector = if signals && self.interrupts == Some(InterruptKind::Msix) { 0 } else { NO_VECTOR };
         common.write_u16(QUEUE_VECTOR, vector)?;
         ensure!(common.read_u16(QUEUE_VECTOR)? == vector, "it has no vector for its queue {index}");
         common.write_u64(QUEUE_DESCRIPTORS, self.memory.address(page)?)?;
@@ -244,7 +247,7 @@ impl Transport {
 
     /// Takes an interrupt: by line, reading its reason lets the line fall (4.1.4.5); by message there is no reason to read.
     fn acknowledge(&self) -> Result<()> {
-        if self.signal == Signal::Line {
+        if self.interrupts == Some(InterruptKind::Intx) {
             let reason = self.interrupt.read_u8(0)?;
             ensure!(reason & 1 != 0, "an interrupt for another reason than a queue: {reason:#x}");
         }
@@ -263,18 +266,7 @@ struct Queue {
     used: u16,
 }
 
-/// Where the capabilities are in config space.
-fn capabilities(device: &Device) -> Result<Vec<u16>> {
-    let mut found = Vec::new();
-    let mut next = config::<1>(device, 0x34)?[0] & 0xfc;
-    while next >= 0x40 {
-        ensure!(found.len() < 48, "a list of capabilities without an end");
-        found.push(next.into());
-        next = config::<2>(device, next.into())?[1] & 0xfc;
-    }
-    Ok(found)
-}
-
+/// Bytes of config space.
 fn config<const N: usize>(device: &Device, offset: u16) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     device.config_read(offset, &mut bytes)?;
@@ -334,11 +326,10 @@ impl Block {
 
 impl Driver for Block {
     const ID: (u16, u16) = (0x1af4, 0x1042);
-    const SIGNALS: &'static [Signal] = &[Signal::MsiX, Signal::Line];
 
-    fn start(device: Device, ioas: &Ioas, signal: Signal) -> Result<Self> {
+    fn start(device: Device, ioas: &Ioas, interrupts: Option<InterruptKind>) -> Result<Self> {
         expect_id(&device, Self::ID)?;
-        let transport = Transport::new(device, ioas, signal, 0, 3)?;
+        let transport = Transport::new(device, ioas, interrupts, 0, 3)?;
         let queue = transport.queue(0, REQUESTS, true)?;
         // SAFETY: the promise of this driver. The device is given addresses in `memory`, which is mapped for it: of a queue
         // in one page, and of buffers that each lie in one page with the lengths that it is told. `memory` lives until the
@@ -382,6 +373,10 @@ impl Driver for Block {
 
     fn stop(&mut self) -> Result<()> {
         self.transport.reset()
+    }
+
+    fn is_fresh(&self) -> Result<bool> {
+        Ok(self.transport.common.read_u8(DEVICE_STATUS)? == 0)
     }
 }
 
@@ -441,11 +436,10 @@ impl Net {
 
 impl Driver for Net {
     const ID: (u16, u16) = (0x1af4, 0x1041);
-    const SIGNALS: &'static [Signal] = &[Signal::MsiX, Signal::Line];
 
-    fn start(device: Device, ioas: &Ioas, signal: Signal) -> Result<Self> {
+    fn start(device: Device, ioas: &Ioas, interrupts: Option<InterruptKind>) -> Result<Self> {
         expect_id(&device, Self::ID)?;
-        let transport = Transport::new(device, ioas, signal, FEATURE_MAC, 4)?;
+        let transport = Transport::new(device, ioas, interrupts, FEATURE_MAC, 4)?;
         let receive = transport.queue(RECEIVE, RECEIVE_QUEUE, false)?;
         let transmit = transport.queue(TRANSMIT, TRANSMIT_QUEUE, true)?;
         // SAFETY: as for block devices: two queues and two buffers, each in a page of `memory` with the length that is told.
@@ -487,5 +481,9 @@ impl Driver for Net {
 
     fn stop(&mut self) -> Result<()> {
         self.transport.reset()
+    }
+
+    fn is_fresh(&self) -> Result<bool> {
+        Ok(self.transport.common.read_u8(DEVICE_STATUS)? == 0)
     }
 }
