@@ -80,11 +80,11 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
         Err(why) => steps.impossible(step, &why),
     }
 
+    // While it is running, which shows most.
     *step = "reset";
-    driver.stop()?;
     match driver.device().reset() {
         Ok(_) => {
-            ensure!(driver.is_fresh()?, "its registers are not as after a reset");
+            ensure!(driver.is_fresh()?, "it is not as after a reset");
             steps.done(step, "reset");
         }
         Err(error) if error.kind() == ErrorKind::Unsupported => steps.impossible(step, error.cause()),
@@ -92,6 +92,7 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
     }
 
     *step = "close";
+    driver.stop()?;
     let quiet = driver.device().quiesce()?;
     drop(driver);
     steps.done(step, if quiet.bus_master_off { "bus mastering off" } else { "bus mastering on" });

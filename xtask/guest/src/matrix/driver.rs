@@ -45,10 +45,10 @@ pub(super) trait Driver: Sized {
     /// Takes what it raised, so that its line falls. An error when it raised nothing.
     fn acknowledge(&mut self) -> Result<()>;
 
-    /// Stops it by its own means.
+    /// Stops it by its own means, if it is running.
     fn stop(&mut self) -> Result<()>;
 
-    /// Whether registers that it was told something in have forgotten it. Bus mastering is off.
+    /// Whether it is as after a reset, which came while it was running. Bus mastering is off.
     fn is_fresh(&self) -> Result<bool>;
 }
 

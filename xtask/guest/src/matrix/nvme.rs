@@ -179,7 +179,7 @@ impl Driver for Nvme {
     }
 
     fn is_fresh(&self) -> Result<bool> {
-        // Stopping alone keeps these: 3.1.5.
-        Ok(self.registers.read_u32(AQA)? == 0 && self.registers.read_u64(ASQ)? == 0)
+        let (configuration, status) = (self.registers.read_u32(CC)?, self.registers.read_u32(CSTS)?);
+        Ok(configuration & CC_ENABLE == 0 && status & CSTS_READY == 0)
     }
 }
