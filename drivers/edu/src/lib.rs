@@ -18,6 +18,9 @@ const IDENTIFICATION: u64 = 0x00;
 const LIVENESS: u64 = 0x04;
 const FACTORIAL: u64 = 0x08;
 const STATUS: u64 = 0x20;
+const INTERRUPT_STATUS: u64 = 0x24;
+const INTERRUPT_RAISE: u64 = 0x60;
+const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
 const DMA_SOURCE: u64 = 0x80;
 const DMA_DESTINATION: u64 = 0x88;
 const DMA_COUNT: u64 = 0x90;
@@ -136,6 +139,24 @@ impl Edu {
             inside += piece.length;
         }
         Ok(())
+    }
+
+    /// Has the device raise an interrupt for these reasons, bits of its interrupt status.
+    ///
+    /// # Errors
+    /// What the kit answers.
+    pub fn raise(&self, reasons: u32) -> Result<()> {
+        self.registers.write_u32(INTERRUPT_RAISE, reasons)
+    }
+
+    /// Takes the reasons why the device interrupts, and with them the interrupt: its line falls.
+    ///
+    /// # Errors
+    /// What the kit answers.
+    pub fn acknowledge(&self) -> Result<u32> {
+        let reasons = self.registers.read_u32(INTERRUPT_STATUS)?;
+        self.registers.write_u32(INTERRUPT_ACKNOWLEDGE, reasons)?;
+        Ok(reasons)
     }
 
     fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

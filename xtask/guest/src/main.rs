@@ -1,6 +1,7 @@
 //! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario, and two that scripts use.
 
 mod deprived;
+mod matrix;
 mod mixed;
 mod stock_edu;
 mod stock_iommu;
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
     let (scenario, rest) =
         arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let outcome = match scenario {
+        "matrix" => matrix::run(rest),
         "mixed" => mixed::run(),
         "stock-edu" => stock_edu::run(),
         "stock-iommu" => stock_iommu::run(),
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
         "as" => deprived::as_user(rest),
         _ => {
             eprintln!(
-                "usage: noiommu-guest mixed|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+                "usage: noiommu-guest matrix|mixed|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
             );
             return ExitCode::from(2);
         }

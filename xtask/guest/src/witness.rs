@@ -63,7 +63,6 @@ impl Witness {
     }
 
     /// Has the host check that `bytes` are at physical address `pa`; an error when they are not.
-    #[expect(dead_code, reason = "for programs whose bytes come from a device, not from the stream")]
     pub(crate) fn expect(&mut self, pa: u64, bytes: &[u8]) -> Result<()> {
         for (at, part) in (0..).step_by(MOST_BYTES).zip(bytes.chunks(MOST_BYTES)) {
             let mut line = format!("expect {:x} ", pa + at);
@@ -78,6 +77,11 @@ impl Witness {
     /// Has the host check that the stream's bytes from `offset` on are at physical address `pa`.
     pub(crate) fn expect_stream(&mut self, pa: u64, len: usize, offset: u64) -> Result<()> {
         self.same(&format!("expect-stream {pa:x} {len} {offset}"), pa)
+    }
+
+    /// Has the host ask a device of QEMU's to leave.
+    pub(crate) fn unplug(&mut self, id: &str) -> Result<()> {
+        self.acknowledged(&format!("unplug {id}"))
     }
 
     /// Puts a sentence into the host's report.

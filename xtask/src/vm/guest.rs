@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use sha2::{Digest, Sha256};
 
 use super::kernel::Kernel;
 use super::pack::{self, Tree};
@@ -44,6 +45,14 @@ const CONSOLE: &str = "console.log";
 
 /// Bytes of each drive. Its file is sparse.
 const DRIVE: u64 = 16 << 20;
+
+/// The one sector of a drive that is not empty: no partition table and no file system looks there.
+const STAMPED: u64 = 3;
+
+/// What a drive has in that sector: bytes that follow from its name, and that nobody comes upon by chance.
+pub(super) fn stamp(drive: &str) -> Vec<u8> {
+    (0..16_u8).flat_map(|part| Sha256::digest([drive.as_bytes(), &[part]].concat())).collect()
+}
 
 /// How a guest is run.
 #[derive(Args, Debug, Clone)]
@@ -82,7 +91,7 @@ pub(super) struct Scenario {
     pub(super) arguments: Vec<&'static str>,
     /// Values of QEMU's `-device`.
     pub(super) devices: &'static [&'static str],
-    /// Names of drives, fresh and empty at each run, for devices to have as `drive=NAME`.
+    /// Names of drives, fresh at each run and empty but for their [`stamp`], for devices to have as `drive=NAME`.
     pub(super) drives: &'static [&'static str],
     /// Names of network ends that lead nowhere, for devices to have as `netdev=NAME`.
     pub(super) nets: &'static [&'static str],
@@ -166,7 +175,9 @@ fn machine(scenario: &Scenario, kernel: &Kernel, initramfs: PathBuf, room: &Path
     let mut arguments = Vec::new();
     for name in scenario.drives {
         let file = room.join(format!("{name}.drive"));
-        File::create_new(&file)?.set_len(DRIVE)?;
+        let contents = File::create_new(&file)?;
+        contents.set_len(DRIVE)?;
+        contents.write_all_at(&stamp(name), STAMPED * 512)?;
         arguments.push("-drive".to_owned());
         arguments.push(format!("if=none,id={name},format=raw,file={}", qemu::value(&file)?));
     }

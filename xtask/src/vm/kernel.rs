@@ -24,6 +24,8 @@ pub(crate) struct Kernel {
     pub(crate) release: String,
     /// The image to boot.
     pub(crate) image: PathBuf,
+    /// The directory with its modules, if it has any.
+    pub(crate) modules: Option<PathBuf>,
     /// Where it comes from, for people.
     pub(crate) origin: String,
 }
@@ -111,7 +113,8 @@ fn cached(project: &Project, apt: &Apt, package: &Package) -> Result<Kernel> {
     let release = package.name.strip_prefix("linux-image-").unwrap_or(&package.name).to_owned();
     let image = dir.join("boot").join(format!("vmlinuz-{release}"));
     ensure!(image.is_file(), "{} {} holds no /boot/vmlinuz-{release}", package.name, package.version);
-    Ok(Kernel { release, image, origin: format!("{} {}", package.name, package.version) })
+    let modules = Some(dir.join("lib/modules").join(&release));
+    Ok(Kernel { release, image, modules, origin: format!("{} {}", package.name, package.version) })
 }
 
 /// Where a package is unpacked: keyed by its content.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::witness::PhysicalMemory;
+use super::witness::Outside;
 
 /// How long QEMU may take to answer: it answers between two instructions of the guest, so this is a dead QEMU.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,7 +76,7 @@ impl Qmp {
     }
 }
 
-impl PhysicalMemory for Qmp {
+impl Outside for Qmp {
     fn read(&mut self, pa: u64, len: usize) -> Result<Vec<u8>> {
         let filename = self.scratch.to_str().context("the run's directory is not UTF-8")?;
         self.execute("pmemsave", json!({"val": pa, "size": len, "filename": filename}))?;
@@ -86,6 +86,11 @@ impl PhysicalMemory for Qmp {
             bail!("pmemsave wrote {} bytes where {len} were asked for", bytes.len());
         }
         Ok(bytes)
+    }
+
+    fn unplug(&mut self, id: &str) -> Result<()> {
+        self.execute("device_del", json!({"id": id}))?;
+        Ok(())
     }
 }
 

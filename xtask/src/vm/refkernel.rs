@@ -105,6 +105,7 @@ pub(crate) fn get(project: &Project, variant: Variant) -> Result<Kernel> {
     Ok(Kernel {
         release: fs::read_to_string(dir.join("release"))?.trim().to_owned(),
         image: dir.join("bzImage"),
+        modules: None,
         origin: format!("{} ({name} {})", variant.name(), place.package.version),
     })
 }

@@ -13,6 +13,7 @@
 //! | `peek PA LEN` | `bytes HEX` | what the host reads at PA; judges nothing |
 //! | `expect PA HEX` | `same` or `differs HEX` | a check: the bytes at PA are these |
 //! | `expect-stream PA LEN OFFSET` | `same` or `differs HEX` | a check: the bytes at PA are the seed's stream from OFFSET on |
+//! | `unplug ID` | `ok` | the device that QEMU knows by this id is asked to leave, as by a person at the machine |
 //! | `note TEXT` | `ok` | a sentence for the report |
 //! | `result JSON` | `ok` | a value for the report |
 //! | `done STATUS` | `ok` | ends the session |
@@ -50,10 +51,13 @@ const MOST_FAULTS: usize = 10;
 /// How much of a difference is told.
 const SHOWN: usize = 64;
 
-/// A way to read the guest's memory without the guest's help.
-pub(crate) trait PhysicalMemory {
+/// What the host can do to the guest without the guest's help.
+pub(crate) trait Outside {
     /// The `len` bytes at physical address `pa`.
     fn read(&mut self, pa: u64, len: usize) -> Result<Vec<u8>>;
+
+    /// Asks a device to leave; it is gone when the guest's kernel has let it go.
+    fn unplug(&mut self, id: &str) -> Result<()>;
 }
 
 /// One program's conversation, from `hello` to `done`.
@@ -98,8 +102,8 @@ impl Ledger {
 
     /// Hears one line and answers what to say to it, if anything.
     ///
-    /// An error is one of the host (memory cannot be read), not of the guest.
-    pub(crate) fn hear(&mut self, line: &str, memory: &mut dyn PhysicalMemory) -> Result<Option<String>> {
+    /// An error is one of the host (memory cannot be read, a device not unplugged), not of the guest.
+    pub(crate) fn hear(&mut self, line: &str, outside: &mut dyn Outside) -> Result<Option<String>> {
         let request = match Request::parse(line) {
             Ok(request) => request,
             Err(error) => return Ok(Some(self.refuse(line, &format!("{error:#}")))),
@@ -120,11 +124,15 @@ impl Ledger {
                 self.sessions.push(Session { name: name.to_owned(), checks: 0, status: None });
                 format!("welcome {:016x}", self.seed)
             }
-            Request::Peek { pa, len } => format!("bytes {}", to_hex(&memory.read(pa, len)?)),
-            Request::Expect { pa, bytes } => self.check(pa, &bytes, memory)?,
+            Request::Peek { pa, len } => format!("bytes {}", to_hex(&outside.read(pa, len)?)),
+            Request::Expect { pa, bytes } => self.check(pa, &bytes, outside)?,
             Request::ExpectStream { pa, len, offset } => {
                 let bytes: Vec<u8> = (offset..).take(len).map(|at| stream_byte(self.seed, at)).collect();
-                self.check(pa, &bytes, memory)?
+                self.check(pa, &bytes, outside)?
+            }
+            Request::Unplug(id) => {
+                outside.unplug(id)?;
+                "ok".to_owned()
             }
             Request::Note(text) => {
                 self.notes.push(text.to_owned());
@@ -224,8 +232,8 @@ impl Ledger {
         })
     }
 
-    fn check(&mut self, pa: u64, expected: &[u8], memory: &mut dyn PhysicalMemory) -> Result<String> {
-        let found = memory.read(pa, expected.len())?;
+    fn check(&mut self, pa: u64, expected: &[u8], outside: &mut dyn Outside) -> Result<String> {
+        let found = outside.read(pa, expected.len())?;
         // Counted after the read: a check that could not be made is none.
         if let Some(session) = self.sessions.last_mut() {
             session.checks += 1;
@@ -253,6 +261,7 @@ enum Request<'a> {
     Peek { pa: u64, len: usize },
     Expect { pa: u64, bytes: Vec<u8> },
     ExpectStream { pa: u64, len: usize, offset: u64 },
+    Unplug(&'a str),
     Note(&'a str),
     Result(Value),
     Done(u32),
@@ -288,6 +297,10 @@ impl<'a> Request<'a> {
                 range(pa, len, MOST_STREAM)?;
                 ensure!(offset.checked_add(len as u64).is_some(), "the stream ends at 2^64");
                 Self::ExpectStream { pa, len, offset }
+            }
+            ("unplug", [id]) => {
+                ensure!(!id.is_empty(), "which device?");
+                Self::Unplug(id)
             }
             ("note", _) => Self::Note(rest),
             ("result", _) => Self::Result(serde_json::from_str(rest).context("no JSON")?),
@@ -356,11 +369,16 @@ mod tests {
     /// Memory that holds the stream from offset 0 at 0x1000, and zeros elsewhere.
     struct Fake;
 
-    impl PhysicalMemory for Fake {
+    impl Outside for Fake {
         fn read(&mut self, pa: u64, len: usize) -> Result<Vec<u8>> {
             let at =
                 |pa: u64| if (0x1000..0x2000).contains(&pa) { stream_byte(SEED, pa - 0x1000) } else { 0 };
             Ok((pa..pa + len as u64).map(at).collect())
+        }
+
+        fn unplug(&mut self, id: &str) -> Result<()> {
+            ensure!(id == "gone", "there is no device {id}");
+            Ok(())
         }
     }
 
@@ -411,6 +429,7 @@ mod tests {
         assert_eq!(say(&["hello 1 a", "peek 2000 2"]).1, "bytes 0000");
         assert_eq!(say(&["hello 1 a", "expect-stream 1000 16 0"]).1, "same");
         assert_eq!(say(&["hello 1 a", "note x"]).1, "ok");
+        assert_eq!(say(&["hello 1 a", "unplug gone"]).1, "ok");
         // The difference is told from where it begins.
         let (ledger, answer) = say(&["hello 1 a", "expect-stream 1ffe 4 4094"]);
         assert_eq!(answer, "differs 0000");
@@ -455,6 +474,7 @@ mod tests {
             "peek",
             "peek 1000",
             "peek 1000 0",
+            "unplug",
             "peek 1000 8193",
             "peek 0x1000 8",
             "peek 1000 +8",
