@@ -28,6 +28,8 @@ pub enum ErrorKind {
     EncryptedGuest,
     /// The kernel is older than 5.15.
     KernelTooOld,
+    /// The process may not do that: it lacks a capability, or access to a file.
+    NotPermitted,
     /// The unsafe mode has not been enabled by the administrator.
     NotEnabled,
     /// The device stands behind a real IOMMU.
@@ -67,7 +69,11 @@ impl Error {
     pub(crate) fn system(cause: impl fmt::Display, error: impl Into<std::io::Error>) -> Self {
         let error = error.into();
         let errno = errno_of(&error);
-        Self::new(ErrorKind::System, errno, format!("{cause}: {error}"))
+        let kind = match errno {
+            Errno::EPERM | Errno::EACCES => ErrorKind::NotPermitted,
+            _ => ErrorKind::System,
+        };
+        Self::new(kind, errno, format!("{cause}: {error}"))
     }
 
     pub(crate) fn argument(cause: impl Into<String>) -> Self {

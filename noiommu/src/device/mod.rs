@@ -122,6 +122,12 @@ pub(crate) trait Backend: Send + Sync {
     /// Resets the device, if there is a way; tells whether there was.
     fn reset(&self) -> Result<bool>;
 
+    /// Whether the kernel makes the device as quiet as it can when its last descriptor is closed, and waits for that where the
+    /// device is being removed.
+    fn is_quieted_by_close(&self) -> bool {
+        false
+    }
+
     /// Resets the bus or slot that the device is on.
     fn hot_reset(&self) -> Result<()> {
         Err(Error::new(
@@ -198,7 +204,8 @@ pub(crate) enum Addressing {
 /// A device, claimed by this process.
 ///
 /// Dropping it makes it quiet first; only then is the memory of dropped mappings let go. If it cannot be proved quiet,
-/// its IOAS and all memory in it stay pinned until the process ends, and an error is logged.
+/// its IOAS and all memory in it stay pinned until the process ends, and an error is logged. A device that is being removed may
+/// not be reset any more, so this is what becomes of its memory.
 pub struct Device {
     inner: Arc<Inner>,
 }
@@ -412,9 +419,12 @@ impl Drop for Device {
             Ok(_) => {}
             Err(error) if state.master => {
                 tracing::error!(device = self.inner.backend.name(), %error, "the memory of a device stays pinned");
-                // Shares that are never given back: the device stays claimed, and neither its IOAS nor any mapping in
-                // it can go.
-                std::mem::forget((state.attached.take(), self.inner.clone()));
+                // Shares that are never given back: neither its IOAS nor any mapping in it can go.
+                std::mem::forget(state.attached.take());
+                if !self.inner.backend.is_quieted_by_close() {
+                    // Nor does anybody else get the device.
+                    std::mem::forget(self.inner.clone());
+                }
                 return;
             }
             // It never was let loose, so nothing waits for it.

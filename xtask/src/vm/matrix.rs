@@ -61,7 +61,8 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "group-noiommu")],
         words: &["legacy", "auto"],
-        kinds: &["NoPhysicalAddresses", "Removal", "GivenBack"],
+        // What the kernel is taking away it lets nobody reset.
+        kinds: &["NoPhysicalAddresses", "Removal", "Kept"],
     },
     Guest {
         name: "reference",
@@ -69,7 +70,7 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "cdev-noiommu"), ("group-noiommu", "group-noiommu")],
         words: &["reference", "auto", "group-noiommu"],
-        kinds: &["NoPhysicalAddresses", "Removal", "GivenBack"],
+        kinds: &["NotPermitted", "Removal", "Kept"],
     },
     Guest {
         name: "cdev-only",
@@ -77,7 +78,7 @@ const GUESTS: [Guest; 6] = [
         confined: false,
         rows: &[("auto", "cdev-noiommu")],
         words: &["cdev-only", "auto"],
-        kinds: &["NoPhysicalAddresses", "Removal", "GivenBack"],
+        kinds: &["NotPermitted", "Removal", "Kept"],
     },
     Guest {
         name: "reference+iommu",

@@ -39,6 +39,8 @@ pub(super) struct Group {
     /// Closed first: the container keeps its IOMMU for as long as a group is in it.
     group: OwnedFd,
     container: Arc<OwnedFd>,
+    /// The devices of it that are open here.
+    members: Mutex<Vec<String>>,
 }
 
 /// The groups that are open in this process, by the paths of their nodes.
@@ -49,7 +51,8 @@ const CLOSING: u32 = 500;
 
 /// Opens a device of a group.
 pub(super) fn open(name: &str, directory: &Path, node: &Node) -> Result<(OwnedFd, Link)> {
-    let group = Group::shared(name, directory, node)?;
+    let member = Member::new(Group::shared(name, directory, node)?, name)?;
+    let group = member.group();
     let mut text = name.as_bytes().to_vec();
     text.push(0);
     let device = call_with(&group.group, VFIO_GROUP_GET_DEVICE_FD, text.as_mut_slice()).map_err(|errno| {
@@ -58,7 +61,36 @@ pub(super) fn open(name: &str, directory: &Path, node: &Node) -> Result<(OwnedFd
     let device = i32::try_from(device).map_err(|_| Error::from(Errno::EIO))?;
     // SAFETY: the kernel has answered a new descriptor, which nobody else knows of.
     let device = unsafe { OwnedFd::from_raw_fd(device) };
-    Ok((device, Link::Group { group, confined: node.confined }))
+    Ok((device, Link::Group { member, confined: node.confined }))
+}
+
+/// A device of a group that is open here. The kernel would open it any number of times; the kit drives it once.
+pub(super) struct Member {
+    group: Arc<Group>,
+    name: String,
+}
+
+impl Member {
+    fn new(group: Arc<Group>, name: &str) -> Result<Self> {
+        let mut members = group.members.lock().unwrap_or_else(PoisonError::into_inner);
+        if members.iter().any(|member| member == name) {
+            return Err(super::busy(name));
+        }
+        members.push(name.to_owned());
+        drop(members);
+        Ok(Self { group, name: name.to_owned() })
+    }
+
+    pub(super) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut members = self.group.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|member| *member != self.name);
+    }
 }
 
 impl Group {
@@ -125,7 +157,7 @@ impl Group {
                 _ => error,
             }
         })?;
-        Ok(Self { group, container: Arc::new(container) })
+        Ok(Self { group, container: Arc::new(container), members: Mutex::default() })
     }
 
     /// The container, which maps memory for the group's devices where they stand behind an IOMMU.

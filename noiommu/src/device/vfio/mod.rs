@@ -39,7 +39,7 @@ pub(super) struct VfioDevice {
 
 /// What a device was opened through.
 enum Link {
-    Group { group: Arc<group::Group>, confined: bool },
+    Group { member: group::Member, confined: bool },
     Cdev { _iommufd: Arc<OwnedFd>, id: u32, confined: bool },
 }
 
@@ -232,6 +232,10 @@ impl Backend for VfioDevice {
         Err(failed("resetting", &self.name, Errno::EAGAIN))
     }
 
+    fn is_quieted_by_close(&self) -> bool {
+        true
+    }
+
     fn hot_reset(&self) -> Result<()> {
         hot_reset::reset(&self.device, &self.name)
     }
@@ -239,7 +243,7 @@ impl Backend for VfioDevice {
     fn addressing(&self) -> Addressing {
         match &self.link {
             Link::Group { confined: false, .. } => Addressing::Engine,
-            Link::Group { group, .. } => Addressing::Container(group.container().clone()),
+            Link::Group { member, .. } => Addressing::Container(member.group().container().clone()),
             Link::Cdev { id, .. } => Addressing::Iommufd { device: *id },
         }
     }
