@@ -93,6 +93,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             Ok(())
         }
         ["refusals"] => refusals::run(),
+        ["leaving", address] => refusals::leaving(address),
         ["unprivileged", address] => refusals::unprivileged(address),
         _ => all(&words),
     }
