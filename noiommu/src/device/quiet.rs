@@ -31,7 +31,17 @@ impl Inner {
             return Ok(quiet);
         }
         let transactions_done = self.wait_for_transactions()?;
-        let reset = self.backend.reset()?;
+        let reset = self.checked(self.backend.reset()).map_err(|error| match error.kind() {
+            ErrorKind::NoDevice => error,
+            _ => Error::new(
+                ErrorKind::NotQuiet,
+                error.errno(),
+                format!("{}: could not be made quiet: {}", self.backend.name(), error.cause()),
+            )
+            .with_remedy(
+                "drop it: the kernel may be waiting for that; its memory stays pinned until the process ends",
+            ),
+        })?;
         // After the reset: it may have put back what was there before it.
         let bus_master_off = config.read_u16(COMMAND)? & COMMAND_BUS_MASTER == 0;
         let quiet = Quiet { bus_master_off, transactions_done, reset };
