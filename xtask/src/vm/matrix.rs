@@ -134,6 +134,8 @@ struct Column {
     transfer: &'static str,
     /// How it interrupts where VFIO has it.
     message: &'static str,
+    /// Whether it has a BAR that may be prefetched.
+    prefetchable: bool,
     /// Whether it has a reset.
     reset: bool,
     /// The driver that it belongs to, in a stock kernel and in one built for this.
@@ -147,6 +149,7 @@ const COLUMNS: [Column; 5] = [
         identity: "1234:11e8, edu 1.0",
         transfer: "2048 bytes there and back",
         message: "MSI came",
+        prefetchable: false,
         reset: false,
         stock_driver: "none",
         driver: "none",
@@ -156,6 +159,7 @@ const COLUMNS: [Column; 5] = [
         identity: "1b36:0010, NVMe 1.4",
         transfer: "serial noiommu-nvme",
         message: "MSI-X came",
+        prefetchable: false,
         reset: true,
         stock_driver: "nvme",
         driver: "nvme",
@@ -165,6 +169,7 @@ const COLUMNS: [Column; 5] = [
         identity: "8086:10d3, MAC 52:54:00:00:00:01",
         transfer: "52:55:0a:00:02:02 answered",
         message: "MSI-X came",
+        prefetchable: false,
         reset: true,
         stock_driver: "none",
         driver: "e1000e",
@@ -174,6 +179,7 @@ const COLUMNS: [Column; 5] = [
         identity: "1af4:1042, 32768 sectors",
         transfer: "serial noiommu-blk",
         message: "MSI-X came",
+        prefetchable: true,
         reset: false,
         stock_driver: "virtio-pci",
         driver: "virtio-pci",
@@ -183,6 +189,7 @@ const COLUMNS: [Column; 5] = [
         identity: "1af4:1041, MAC 52:54:00:00:00:02",
         transfer: "52:55:0a:00:02:02 answered",
         message: "MSI-X came",
+        prefetchable: true,
         reset: false,
         stock_driver: "virtio-pci",
         driver: "virtio-pci",
@@ -228,17 +235,23 @@ enum Fate {
 }
 
 /// What must become of every step of a cell, in order.
-fn expected(provider: &'static str, column: &Column, driver: &'static str) -> [(&'static str, Fate); 8] {
+fn expected(provider: &'static str, column: &Column, driver: &'static str) -> [(&'static str, Fate); 9] {
     let interrupt = match provider {
         "sysfs" => Fate::Impossible("sysfs"),
         // One line, by whatever device.
         "uio" => Fate::Done("INTx came"),
         _ => Fate::Done(column.message),
     };
+    let combining = match provider {
+        "sysfs" | "uio" if column.prefetchable => Fate::Done("BAR "),
+        "sysfs" | "uio" => Fate::Impossible("not prefetchable"),
+        _ => Fate::Impossible("maps no BAR for combined writes"),
+    };
     let reset = if column.reset { Fate::Done("reset") } else { Fate::Impossible("no reset") };
     [
         ("open", Fate::Done(provider)),
         ("bar", Fate::Done("BAR ")),
+        ("write-combining", combining),
         ("identity", Fate::Done(column.identity)),
         ("dma", Fate::Done(column.transfer)),
         ("interrupt", interrupt),
@@ -548,7 +561,9 @@ mod tests {
             }
         }
         let mut wrong = cells(&GUESTS[0]);
-        wrong[3]["steps"][3]["bytes"] = "00".into();
+        let steps = wrong[3]["steps"].as_array_mut().unwrap();
+        let dma = steps.iter_mut().find(|step| step["step"] == "dma").unwrap();
+        dma["bytes"] = "00".into();
         assert!(judge(&GUESTS[0], &wrong)[0].contains("other bytes"));
     }
 

@@ -52,6 +52,12 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
     steps.done(step, &format!("{bar:?}"));
     drop(bar);
 
+    *step = "write-combining";
+    match combining(&device)? {
+        Ok(bars) => steps.done(step, &bars),
+        Err(why) => steps.impossible(step, &why),
+    }
+
     *step = "interrupt";
     let enabled = enable(&device)?;
 
@@ -97,6 +103,25 @@ fn attempt<D: Driver>(address: &str, steps: &mut Steps, step: &mut &'static str)
     drop(driver);
     steps.done(step, if quiet.bus_master_off { "bus mastering off" } else { "bus mastering on" });
     Ok(())
+}
+
+/// Reads the first register of each BAR that can be mapped for combined writes both ways; else the reason of the last why there
+/// is none.
+fn combining(device: &Device) -> Result<Result<String, String>> {
+    let (mut bars, mut reason) = (Vec::new(), String::new());
+    for index in 0..6 {
+        let Ok(plain) = device.bar(index) else { continue };
+        match device.bar_write_combining(index) {
+            Ok(combined) => {
+                ensure!(combined.size() == plain.size(), "{combined:?} is not as large as {plain:?}");
+                ensure!(combined.read_u32(0)? == plain.read_u32(0)?, "{combined:?} reads otherwise");
+                bars.push(format!("{combined:?}"));
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported => error.cause().clone_into(&mut reason),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(if bars.is_empty() { Err(reason) } else { Ok(bars.join(", ")) })
 }
 
 /// Enables the first interrupt of the best kind that device and provider have; else the reasons why there is none.
