@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::guest::{self, Scenario};
 use super::kernel::Kernel;
 use super::pack::{self, Tree};
-use super::{Choice, EDU, OnKernel, STOCK_PROGRAMS};
+use super::{Choice, EDU, OnKernel, STOCK_PROGRAMS, apt};
 use crate::command;
 use crate::project::Project;
 
@@ -35,9 +35,8 @@ fn boot(
 ) -> Result<()> {
     let mut files = Tree::default();
     files.add_programs(&pack::build_static(project, &STOCK_PROGRAMS)?)?;
-    if let Some(setcap) = setcap() {
-        files.add_programs(&[setcap])?;
-    }
+    apt::install(&["libcap2-bin"])?;
+    files.add_programs(&[setcap().context("no setcap: apt-get install libcap2-bin")?])?;
     add_modules(&mut files, project, kernel)?;
     let scenario = Scenario {
         name: "doctor",
@@ -52,7 +51,7 @@ fn boot(
     Ok(())
 }
 
-/// The program that gives capabilities to files, where this machine has it (package libcap2-bin).
+/// The program that gives capabilities to files, of the package libcap2-bin.
 fn setcap() -> Option<PathBuf> {
     command::which("setcap").or_else(|| Some(PathBuf::from("/usr/sbin/setcap")).filter(|path| path.is_file()))
 }
