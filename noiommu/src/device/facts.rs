@@ -84,7 +84,7 @@ impl Device {
     /// of order: for memory of the device that is written in bulk. A [barrier](crate::barrier::doorbell) sends them on.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the provider maps none so (VFIO), or the BAR is not
+    /// [`ErrorKind::Unsupported`]: the provider maps none so (VFIO), or the BAR is not
     /// prefetchable; as for [`Device::bar`].
     pub fn bar_write_combining(&self, index: u8) -> Result<super::Bar> {
         let inner = self.inner();

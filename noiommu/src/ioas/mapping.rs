@@ -147,8 +147,8 @@ impl Mapping {
     /// The addresses to give to a device.
     ///
     /// # Errors
-    /// [`ErrorKind::Rule`] when the device is not attached to this mapping's IOAS;
-    /// [`ErrorKind::Unsupported`] when it cannot reach all of the memory (its DMA mask).
+    /// [`ErrorKind::Rule`](crate::ErrorKind::Rule) when the device is not attached to this mapping's IOAS;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it cannot reach all of the memory (its DMA mask).
     pub fn for_device(&self, device: &Device) -> Result<DmaView> {
         DmaView::new(&self.inner, device)
     }
