@@ -176,7 +176,7 @@ pub(crate) fn refuse_iommu(name: &str, directory: &Path) -> Result<()> {
 }
 
 /// Whether a group is one that the kernel's no-IOMMU mode has made up.
-pub(super) fn is_dummy_group(group: &Path) -> bool {
+pub(crate) fn is_dummy_group(group: &Path) -> bool {
     files::read_text(&group.join("name")).is_ok_and(|name| name == "vfio-noiommu")
 }
 

@@ -15,8 +15,6 @@ pub use self::uses::Use;
 use crate::device::sysfs;
 use crate::{Error, Result, files};
 
-/// The name of the group that the kernel's no-IOMMU mode makes up for a device.
-pub(crate) const DUMMY_GROUP: &str = "vfio-noiommu";
 /// The base class of bridges.
 const CLASS_BRIDGE: u32 = 0x06;
 
@@ -174,7 +172,7 @@ fn read(root: &Root, name: &str, names: &[String]) -> Option<PciDevice> {
 /// What stands before the device in `directory`.
 fn iommu(directory: &Path) -> Iommu {
     let group = files::link_name(&directory.join("iommu_group")).and_then(|group| group.parse().ok());
-    let dummy = files::read_text(&directory.join("iommu_group/name")).is_ok_and(|name| name == DUMMY_GROUP);
+    let dummy = sysfs::is_dummy_group(&directory.join("iommu_group"));
     let real = files::exists(&directory.join("iommu"));
     match group {
         Some(group) if dummy && !real => Iommu::Dummy(group),

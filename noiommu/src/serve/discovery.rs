@@ -16,9 +16,6 @@ const NODES: &str = "/dev/vfio/devices";
 const GROUPS: &str = "/sys/kernel/iommu_groups";
 const KERNEL_OPT_IN: &str = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
 
-/// What the kernel calls the group of a device without an IOMMU.
-const NO_IOMMU_GROUP: &str = "vfio-noiommu";
-
 /// How many simulated devices there are.
 const SIMULATED: u8 = 2;
 
@@ -124,8 +121,7 @@ fn look_at(name: &str, unused_group: u32) -> Result<Found> {
 /// The number of the no-IOMMU group that the kernel has given to a device of vfio-pci.
 fn kernel_group(directory: &Path) -> Option<u32> {
     let group = directory.join("iommu_group");
-    let name = fs::read_to_string(group.join("name")).ok()?;
-    if name.trim() != NO_IOMMU_GROUP {
+    if !sysfs::is_dummy_group(&group) {
         return None;
     }
     fs::read_link(group).ok()?.file_name()?.to_str()?.parse().ok()
