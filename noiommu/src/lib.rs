@@ -46,7 +46,7 @@ pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;
 pub use device::{
     Bar, Device, DmaAddr, DmaRange, DmaSegment, DmaView, Interrupt, InterruptKind, Interrupts, Provider,
-    Quiet, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
+    Quiet, QuietStep, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use ioas::{Ioas, MapError, Mapping};

@@ -7,6 +7,7 @@ mod interrupt;
 mod open;
 mod quiet;
 mod reach;
+mod recipe;
 mod register;
 pub(crate) mod sim;
 pub(crate) mod sysfs;
@@ -30,6 +31,8 @@ pub(crate) use self::open::{Choice, open};
 pub use self::quiet::Quiet;
 pub use self::reach::DmaRange;
 use self::reach::Reach;
+pub use self::recipe::QuietStep;
+use self::recipe::Recipe;
 pub use self::register::{ReadOnly, ReadWrite, Readable, Register, Writable, WriteOnly};
 pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
@@ -224,6 +227,8 @@ struct State {
     reach: Reach,
     /// What interrupts are enabled.
     interrupts: Option<InterruptKind>,
+    /// What makes it quiet by its own registers.
+    recipe: Recipe,
 }
 
 impl Inner {
@@ -254,8 +259,13 @@ impl Inner {
 impl Device {
     pub(crate) fn new(context: &Arc<context::Inner>, backend: Box<dyn Backend>) -> Result<Self> {
         let id = context.engine().bind()?;
-        let state =
-            Mutex::new(State { attached: None, master: false, reach: Reach::default(), interrupts: None });
+        let state = Mutex::new(State {
+            attached: None,
+            master: false,
+            reach: Reach::default(),
+            interrupts: None,
+            recipe: Recipe::default(),
+        });
         let device = Self { inner: Arc::new(Inner { context: context.clone(), backend, id, state }) };
         // Whoever had it before may have left bus mastering on. From here on a failure drops the device, quietly.
         device.inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
