@@ -86,13 +86,13 @@ impl Inner {
         Ok(held.insert(Arc::new(opened?)).clone())
     }
 
-    /// Whether a device that is opened now is to have no guardian.
+    /// Who is to guard a device that is opened now.
     ///
     /// # Errors
     /// EINVAL: the environment says something that means nothing.
-    pub(crate) fn is_guardian_waived(&self) -> Result<bool> {
-        let waived = guardian::Choice::of_environment()? == guardian::Choice::Waived;
-        Ok(waived || self.guardian_waived.load(Ordering::Relaxed))
+    pub(crate) fn guardian(&self) -> Result<guardian::Choice> {
+        let choice = guardian::Choice::of_environment()?;
+        Ok(if self.guardian_waived.load(Ordering::Relaxed) { guardian::Choice::Waived } else { choice })
     }
 
     pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {

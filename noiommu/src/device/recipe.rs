@@ -185,7 +185,7 @@ impl Device {
                     windows.push((index, inner.checked(inner.backend().window(index))?));
                 }
             }
-            ward.set_recipe(steps, windows);
+            ward.set_recipe(steps, windows)?;
         }
         state.recipe = recipe;
         Ok(())

@@ -13,7 +13,7 @@ use super::rescue::{self, Outcome};
 use super::watch;
 
 /// How long to wait before a device that is not quiet is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 /// Makes all devices quiet that may be doing DMA. Returns when all are: until then the caller holds what pins memory.
 pub(super) fn rescue_all(board: &Board, driver: i32) {
