@@ -3,7 +3,7 @@
 //! See *Documentation/PCI/sysfs-pci.rst* of the kernel for the files. A kernel in lockdown refuses them.
 
 use std::io::ErrorKind as Io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -412,7 +412,7 @@ impl MappedBar {
     }
 
     /// Maps `size` bytes of registers that begin `shift` bytes behind `offset`, which is that of a page, in a file.
-    pub(crate) fn of_file(file: &impl AsFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
+    pub(super) fn of_file(file: &OwnedFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
         let mapped = usize::try_from(size)
             .ok()
             .and_then(|size| size.checked_add(shift)?.checked_next_multiple_of(rustix::param::page_size()))

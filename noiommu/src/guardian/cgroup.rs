@@ -2,17 +2,19 @@
 //!
 //! Takes no memory from the heap.
 
-use rustix::fs::{CWD, Mode, OFlags};
+use std::ffi::CStr;
+
+use super::sys;
 
 /// Where all guardians are, in the cgroup tree of version 2. It stays: it costs nothing, and the next guardian uses it.
-const GROUP: &std::ffi::CStr = c"/sys/fs/cgroup/noiommu-guardians";
-const MEMBERS: &std::ffi::CStr = c"/sys/fs/cgroup/noiommu-guardians/cgroup.procs";
-const OOM: &std::ffi::CStr = c"/proc/self/oom_score_adj";
+const GROUP: &CStr = c"/sys/fs/cgroup/noiommu-guardians";
+const MEMBERS: &CStr = c"/sys/fs/cgroup/noiommu-guardians/cgroup.procs";
+const OOM: &CStr = c"/proc/self/oom_score_adj";
 
 /// Moves this process into the guardians' cgroup; answers whether it is there. Without the privilege, or on a machine whose tree
 /// is of version 1 or read-only (a container), it stays where it is.
 pub(super) fn leave() -> bool {
-    let _ = rustix::fs::mkdir(GROUP, Mode::from_raw_mode(0o755));
+    sys::make_directory(GROUP);
     // 0: whoever writes it.
     let left = write(MEMBERS, b"0\n");
     // The last to be killed for want of memory: it has hardly any, and its end would be the memory's.
@@ -20,7 +22,9 @@ pub(super) fn leave() -> bool {
     left
 }
 
-fn write(path: &std::ffi::CStr, text: &[u8]) -> bool {
-    let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    file.is_ok_and(|file| rustix::io::write(&file, text) == Ok(text.len()))
+fn write(path: &CStr, text: &[u8]) -> bool {
+    let Some(file) = sys::open(path, libc::O_WRONLY) else { return false };
+    let written = sys::write(file, text);
+    sys::close(file);
+    written
 }

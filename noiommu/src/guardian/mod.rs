@@ -39,6 +39,7 @@ mod own;
 mod record;
 mod rescue;
 mod service;
+mod sys;
 mod watch;
 mod wire;
 

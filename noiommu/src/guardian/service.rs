@@ -21,7 +21,7 @@ use zerocopy::IntoBytes as _;
 use super::board::{FREE, HELD, LOOSE, SLOTS};
 use super::record::Record;
 use super::wire::{LONGEST, MOST_FILES, Reply, Request, VERSION};
-use super::{last, rescue, watch};
+use super::{last, rescue, sys, watch};
 use crate::{Error, Result};
 
 /// The most descriptors that are held for one driver: each is a ring of up to 16,384 buffers, or an AF_XDP socket of one.
@@ -155,7 +155,7 @@ impl Session {
                 !outcome.is_quiet()
             });
             if !self.devices.is_empty() {
-                std::thread::sleep(last::AGAIN);
+                sys::pause(last::AGAIN);
             }
             first = false;
         }
@@ -188,9 +188,8 @@ impl World for Driver {
         let of_sysfs = || rustix::fs::fstatfs(file).is_ok_and(|status| status.f_type == SYSFS);
         // VFIO's files are no nodes of a file system: the link tells.
         let of_vfio = || {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let target = rustix::fs::readlink(path, Vec::new());
-            target.is_ok_and(|target| target.to_bytes() == b"anon_inode:[vfio-device]")
+            let mut target = [0; 64];
+            watch::target_of(file.as_raw_fd(), &mut target) == b"anon_inode:[vfio-device]"
         };
         self.any_file || of_sysfs() || of_vfio()
     }
