@@ -19,9 +19,18 @@ use serde_json::json;
 /// It needs to fetch io_uring rings from the drivers (CAP_SYS_PTRACE in their user namespace), and no device. When it ends, drivers
 /// map nothing any more until there is a guardian again.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit code: 0 done; 1 the service cannot listen.\n\nA unit for systemd:\n\n  [Service]\n  ExecStart=/usr/bin/noiommu guardian --listen\n  Restart=always\n  OOMScoreAdjust=-1000\n\nIn a container, share the directory of the socket with the drivers' containers; the guardian's own needs hostPID."
-)]
+#[command(after_help = "\
+A unit for systemd:
+
+  [Service]
+  ExecStart=/usr/bin/noiommu guardian --listen
+  Restart=always
+  OOMScoreAdjust=-1000
+
+In containers, the directory of the socket is shared with those of the drivers; the guardian's own wants the host's PID
+namespace (hostPID) and CAP_SYS_PTRACE.
+
+Exit status: 0 done, 1 it could not be done, 2 wrong usage.")]
 pub(crate) struct Options {
     /// Guard drivers until stopped, and listen for them here
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = guardian::SOCKET)]

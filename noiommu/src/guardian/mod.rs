@@ -343,6 +343,17 @@ impl Ward {
         Ok(Self { slot, record, _remains: remains, windows: Vec::new() })
     }
 
+    /// The same as the environment says; `None`: waived.
+    ///
+    /// # Errors
+    /// As for [`Ward::new`]; EINVAL: the environment says something that means nothing.
+    pub(crate) fn by_environment(name: &str, remains: Remains) -> Result<Option<Self>> {
+        match Choice::of_environment()? {
+            Choice::Waived => Ok(None),
+            choice => Self::new(name, remains, &choice).map(Some),
+        }
+    }
+
     /// Changes what is told of the recipe: at most [`MOST_STEPS`](crate::device::MOST_STEPS) steps, with how to reach their BARs.
     ///
     /// # Errors
