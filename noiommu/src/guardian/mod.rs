@@ -33,6 +33,7 @@
 mod board;
 mod cgroup;
 mod client;
+mod fuzzing;
 mod last;
 mod memory;
 mod own;
@@ -52,6 +53,8 @@ use noiommu_core::Errno;
 
 use self::board::{Board, DIED};
 use self::client::Client;
+#[doc(hidden)]
+pub use self::fuzzing::play_service;
 use self::own::Own;
 use self::record::Record;
 pub use self::service::Service;

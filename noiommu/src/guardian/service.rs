@@ -142,9 +142,7 @@ impl Session {
     pub(super) fn end(mut self, mut tell: impl FnMut(&Record, rescue::Outcome)) {
         let mut first = true;
         self.devices.retain(|device| device.as_ref().is_some_and(|device| device.loose));
-        for device in self.devices.iter().flatten() {
-            rescue::mark(&device.record);
-        }
+        self.loose().for_each(rescue::mark);
         while !self.devices.is_empty() {
             self.devices.retain(|device| {
                 let Some(device) = device else { return false };
@@ -160,6 +158,11 @@ impl Session {
             first = false;
         }
         drop(self.held);
+    }
+
+    /// The devices that would be made quiet now.
+    pub(super) fn loose(&self) -> impl Iterator<Item = &Record> {
+        self.devices.iter().flatten().filter(|device| device.loose).map(|device| &*device.record)
     }
 }
 

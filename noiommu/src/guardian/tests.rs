@@ -462,3 +462,48 @@ fn where_there_is_no_guardian_there_is_no_device() {
     assert_eq!(error.kind(), ErrorKind::NoGuardian);
     assert!(error.remedy().unwrap().contains("noiommu guardian --listen"));
 }
+
+/// What a driver would say, in bytes for [`play_service`], with something wrong here and there.
+#[test]
+fn the_service_takes_any_bytes() {
+    let mut seed = 1u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let steps = [QuietStep::Update { bar: 0, offset: 8, width: 4, clear: 1, set: 2 }];
+    let mut rescued = 0;
+    for _ in 0..2000 {
+        let mut data = Vec::new();
+        let mut say = |files: u8, request: &wire::Request, wrong: Option<u64>| {
+            let mut bytes = request.encode();
+            if let Some(wrong) = wrong {
+                let at = (wrong % (bytes.len() as u64 * 8)) as usize;
+                bytes[at / 8] ^= 1 << (at % 8);
+            }
+            data.push(files);
+            data.extend((bytes.len() as u16).to_le_bytes());
+            data.extend(bytes);
+        };
+        say(0, &wire::Request::Hello { version: wire::VERSION }, (random() % 50 == 0).then(&mut random));
+        for _ in 0..random() % 12 {
+            let wrong = (random() % 3 == 0).then(&mut random);
+            let (number, slot) = (random() as u32, random() as u32 % 300);
+            match random() % 3 {
+                0 => say(0, &wire::Request::Hold { file: number as i32 }, wrong),
+                1 => say(0, &wire::Request::Release { number: number % 8 }, wrong),
+                _ => {
+                    let mut record = Box::new(board::blank());
+                    record.set_recipe(&steps, &[]);
+                    rescued += 1;
+                    say(random() as u8 & 15, &wire::Request::Set { slot, state: number % 4, record }, wrong);
+                }
+            }
+        }
+        data.truncate(data.len() - (random() % 4) as usize);
+        play_service(&data);
+    }
+    assert!(rescued > 1000);
+}
