@@ -187,25 +187,33 @@ fn lock(config: &OwnedFd, name: &str) -> Result<()> {
     const GUARDIAN: u32 = 90_000;
     /// How many milliseconds pass between a death and the guardian's taking over.
     const TAKING_OVER: u32 = 200;
+    /// How many milliseconds pass between two tries.
+    const STEP: u32 = 5;
     let try_lock = |how| rustix::io::retry_on_intr(|| rustix::fs::flock(config, how)).is_ok();
-    let (mut waited, mut most) = (0, TAKING_OVER);
+    // Milliseconds with a guardian, and with somebody else, who may be dead already.
+    let (mut with_guardian, mut with_other) = (0, 0);
     while !try_lock(FlockOperation::NonBlockingLockExclusive) {
         if try_lock(FlockOperation::NonBlockingLockShared) {
             // Given back, so that somebody gets the exclusive one.
             try_lock(FlockOperation::Unlock);
-            most = GUARDIAN;
+            with_guardian += STEP;
+        } else {
+            with_other += STEP;
         }
-        if waited >= most {
-            let (by, remedy) = if most == GUARDIAN {
-                ("the guardian of a process that died", "see what it says in the kernel's log (dmesg)")
-            } else {
-                ("another process", "end the program that drives it")
-            };
+        let busy = |by: &str, remedy: &str| {
             let cause = format!("{name} is in use by {by}");
-            return Err(Error::new(ErrorKind::Busy, Errno::EBUSY, cause).with_remedy(remedy));
+            Err(Error::new(ErrorKind::Busy, Errno::EBUSY, cause).with_remedy(remedy))
+        };
+        if with_guardian > GUARDIAN {
+            return busy(
+                "the guardian of a process that died, and is not quiet",
+                "see what it says in the kernel's log (dmesg)",
+            );
         }
-        std::thread::sleep(Duration::from_millis(5));
-        waited += 5;
+        if with_other > TAKING_OVER {
+            return busy("another process", "end the program that drives it");
+        }
+        std::thread::sleep(Duration::from_millis(STEP.into()));
     }
     Ok(())
 }

@@ -37,11 +37,26 @@ pub(super) fn until_death(parent: i32) {
                 sys::pause(1);
                 break;
             }
-            if sys::same_descriptors(parent, own) == Some(false) {
+            if sys::same_descriptors(parent, own) == Some(false) && !is_shared(parent, own) {
                 return;
             }
         }
     }
+}
+
+/// Whether any thread of a process has the table of descriptors of another; true where that cannot be told. One thread may have
+/// taken a table of its own (unshare) while the others go on with this one; after exec there is one thread, and it has not.
+fn is_shared(process: i32, own: i32) -> bool {
+    let mut path = [0u8; 32];
+    path_of(b"/proc/", process, b"/task", &mut path);
+    let directory = CStr::from_bytes_until_nul(&path)
+        .ok()
+        .and_then(|path| sys::open(path, libc::O_RDONLY | libc::O_DIRECTORY));
+    let Some(directory) = directory else { return true };
+    let mut shared = false;
+    each_number(directory, |thread| shared |= sys::same_descriptors(thread, own) != Some(false));
+    sys::close(directory);
+    shared
 }
 
 /// Closes what the driver had open, but for what pins memory, what devices that may be doing DMA are reached by, and where is
@@ -51,24 +66,29 @@ pub(super) fn keep_only(board: &Board) {
         // Nobody can tell what is open: all of it stays for a moment longer.
         return;
     };
+    each_number(directory, |file| {
+        if file != directory && file != libc::STDERR_FILENO && !pins(file) && !is_of_device(board, file) {
+            sys::close(file);
+        }
+    });
+    sys::close(directory);
+}
+
+/// The names in a directory that are numbers.
+fn each_number(directory: RawFd, mut each: impl FnMut(i32)) {
     let mut memory = [0u64; 512];
     loop {
         let mut entries = sys::entries(directory, &mut memory);
         if entries.is_empty() {
-            break;
+            return;
         }
         while let Some((name, rest)) = entry(entries) {
-            let file = number(name);
-            if let Some(file) = file.filter(|file| *file != directory && *file != libc::STDERR_FILENO)
-                && !pins(file)
-                && !is_of_device(board, file)
-            {
-                sys::close(file);
+            if let Some(number) = number(name) {
+                each(number);
             }
             entries = rest;
         }
     }
-    sys::close(directory);
 }
 
 /// The name of the first entry of a directory, and the entries after it. See *getdents64(2)*: inode, offset, length, type, name.
@@ -98,9 +118,18 @@ pub(super) fn pins(file: RawFd) -> bool {
 
 /// What /proc/self/fd says of a descriptor.
 pub(super) fn target_of(file: RawFd, into: &mut [u8; 64]) -> &[u8] {
-    const DIRECTORY: &[u8] = b"/proc/self/fd/";
+    let mut path = [0u8; 32];
+    path_of(b"/proc/self/fd/", file, b"", &mut path);
+    match CStr::from_bytes_until_nul(&path) {
+        Ok(path) => sys::read_link(path, into),
+        Err(_) => &[],
+    }
+}
+
+/// A path with a number in it, which is not negative; zeros at its end, as there is more place than any number fills.
+fn path_of(before: &[u8], number: i32, after: &[u8], into: &mut [u8; 32]) {
     let mut digits = [0u8; 10];
-    let mut rest = file.unsigned_abs();
+    let mut rest = number.unsigned_abs();
     let mut count = 0;
     for digit in &mut digits {
         *digit = b'0' + (rest % 10) as u8;
@@ -111,14 +140,8 @@ pub(super) fn target_of(file: RawFd, into: &mut [u8; 64]) -> &[u8] {
         }
     }
     let number = digits.iter().take(count).rev();
-    // Zeros at its end, as it is longer than any number makes it.
-    let mut path = [0u8; 32];
-    for (byte, from) in path.iter_mut().zip(DIRECTORY.iter().chain(number)) {
+    for (byte, from) in into.iter_mut().zip(before.iter().chain(number).chain(after)) {
         *byte = *from;
-    }
-    match CStr::from_bytes_until_nul(&path) {
-        Ok(path) => sys::read_link(path, into),
-        Err(_) => &[],
     }
 }
 
@@ -165,20 +188,35 @@ mod tests {
     fn descriptors_are_listed() {
         let file = std::fs::File::open("/dev/null").unwrap();
         let directory = sys::open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
-        let (mut found, mut memory) = (false, [0u64; 64]);
-        loop {
-            let mut entries = sys::entries(directory, &mut memory);
-            if entries.is_empty() {
-                break;
-            }
-            while let Some((name, rest)) = entry(entries) {
-                found |= number(name) == Some(file.as_raw_fd());
-                entries = rest;
-            }
-        }
+        let mut found = false;
+        each_number(directory, |number| found |= number == file.as_raw_fd());
         sys::close(directory);
         assert!(found && !sys::is_open(-1));
         let mut target = [0; 64];
         assert_eq!(target_of(file.as_raw_fd(), &mut target), b"/dev/null");
+    }
+
+    /// A thread that has taken a table of its own does not make the table nobody's.
+    #[test]
+    fn one_thread_may_leave() {
+        // SAFETY: no argument.
+        let (process, leader) = unsafe { (libc::getpid(), libc::gettid()) };
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let child = other.id().cast_signed();
+        let left = std::thread::spawn(move || {
+            // SAFETY: this thread has a table of its own from here on, and opens nothing in it for others.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            // SAFETY: no argument.
+            let own = unsafe { libc::gettid() };
+            // As a guardian would see it that has the leader's table, and one that has this thread's.
+            (sys::same_descriptors(own, leader), is_shared(process, leader), is_shared(child, own))
+        });
+        let (same, shared, others) = left.join().unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(shared);
+        if same.is_some() {
+            assert_eq!((same, others), (Some(false), false));
+        }
     }
 }
