@@ -193,12 +193,15 @@ impl Context {
     /// it is; `noiommu bind` binds. The environment variable `NOIOMMU_PROVIDER` (names of [`Provider`]s, separated by commas)
     /// leaves the choice to these.
     ///
-    /// The device is claimed for this process, enabled, and has bus mastering off.
+    /// The device is claimed for this process, enabled, and has bus mastering off. With the first one whose memory the engine pins, a
+    /// [guardian](crate::guardian) is started, which is forked from this process: open devices before you map much memory, which
+    /// the kernel copies for a moment then.
     ///
     /// # Errors
     /// [`ErrorKind::NoDevice`]; [`ErrorKind::Busy`]: another driver or another process has it;
     /// [`ErrorKind::NotEnabled`]: the administrator has not given the unsafe opt-in; [`ErrorKind::HasIommu`]: it stands
-    /// behind an IOMMU, and VFIO has not got it; [`ErrorKind::Unsupported`]: not to be had by the providers asked for, or this
+    /// behind an IOMMU, and VFIO has not got it; [`ErrorKind::NoGuardian`]: nobody would make it quiet when this process dies;
+    /// [`ErrorKind::Unsupported`]: not to be had by the providers asked for, or this
     /// engine's memory is simulated; what keeps the engine from pinning, where the device needs it. The device is as before
     /// then.
     pub fn open(&self, address: &str) -> Result<Device> {

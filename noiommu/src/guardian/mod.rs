@@ -17,6 +17,9 @@
 //!
 //! A device that cannot be made quiet keeps its memory pinned, and the guardian goes on trying.
 //!
+//! It takes the table of descriptors for the driver's threads' and its own: a program that shares its table with other processes
+//! (clone with CLONE_FILES) shall drop its devices before it ends.
+//!
 //! The guardian's own death is seen by the driver: from then on nothing is mapped and no device is let loose
 //! ([`ErrorKind::NoGuardian`]) until [`restart`] has started another.
 //!

@@ -92,12 +92,12 @@ fn victim() {
     device.attach(&ioas).unwrap();
     // SAFETY: there is no device that could reach memory.
     unsafe { device.enable_bus_master() }.unwrap();
-    let process = match status() {
-        Status::Own { process, .. } => process,
-        Status::Service => 0,
+    let (process, apart) = match status() {
+        Status::Own { process, apart } => (process, apart),
+        Status::Service => (0, true),
         other => panic!("{other:?}"),
     };
-    println!("\nready {process}");
+    println!("\nready {process} {apart}");
     let _ = std::io::stdout().flush();
     match std::env::var(END).unwrap().as_str() {
         "wait" => loop {
@@ -165,7 +165,10 @@ fn victim() {
 struct Victim {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
+    /// Its process; 0: a service.
     guardian: u32,
+    /// It has left the cgroup.
+    apart: bool,
 }
 
 fn start(tree: &Tree, end: &str) -> Victim {
@@ -190,7 +193,7 @@ fn start_with(tree: &Tree, end: &str, guardian: &str) -> Victim {
         .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    let guardian = loop {
+    let (guardian, apart) = loop {
         line.clear();
         if output.read_line(&mut line).unwrap() == 0 {
             let mut text = String::new();
@@ -198,10 +201,11 @@ fn start_with(tree: &Tree, end: &str, guardian: &str) -> Victim {
             panic!("the victim has not become ready: {text}");
         }
         if let Some(guardian) = line.strip_prefix("ready ") {
-            break guardian.trim().parse().unwrap();
+            let (process, apart) = guardian.trim().split_once(' ').unwrap();
+            break (process.parse().unwrap(), apart == "true");
         }
     };
-    Victim { child, output, guardian }
+    Victim { child, output, guardian, apart }
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -331,6 +335,16 @@ fn it_is_small() {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     };
     assert!(kib("RssAnon:") < 1024, "{status}");
+    // A session of its own, and a cgroup where it could have one, which it says.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", victim.guardian)).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    assert_eq!(
+        fields.split(' ').nth(3).unwrap(),
+        victim.guardian.to_string(),
+        "state, parent, group, session"
+    );
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", victim.guardian)).unwrap();
+    assert_eq!(cgroup.contains("/noiommu-guardians"), victim.apart, "{cgroup}");
     // The driver's table has what the guardian has.
     let names = |process: u32| {
         let mut names: Vec<_> = fs::read_dir(format!("/proc/{process}/fd"))
