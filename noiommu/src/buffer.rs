@@ -122,8 +122,7 @@ impl DmaBuffer {
         };
         let buffer = Self { memory: NonNull::new(memory.ok()?.cast())?, length, mapped, pages };
         // Populating stops silently when pages run out (a cgroup's limit); touching them then would be fatal.
-        // SAFETY: advice about the buffer's own memory.
-        unsafe { mm::madvise(buffer.memory.as_ptr().cast(), mapped, Advice::LinuxPopulateWrite) }.ok()?;
+        buffer.populate().ok()?;
         Some(buffer)
     }
 
@@ -192,12 +191,18 @@ impl DmaBuffer {
 
     /// Makes the kernel supply every page now; want of memory shows here.
     fn touch(&self) -> Result<()> {
-        // SAFETY: populating the buffer's own memory writes nothing to it.
-        match unsafe { mm::madvise(self.memory.as_ptr().cast(), self.mapped, Advice::LinuxPopulateWrite) } {
-            Ok(()) => Ok(()),
-            Err(error) => Err(Error::system(format_args!("touching {} bytes", self.mapped), error)
-                .with_remedy("ask for less memory, or raise the cgroup's memory.max")),
-        }
+        self.populate().map_err(|error| {
+            Error::system(format_args!("touching {} bytes", self.mapped), error)
+                .with_remedy("ask for less memory, or raise the cgroup's memory.max")
+        })
+    }
+
+    fn populate(&self) -> rustix::io::Result<()> {
+        // A signal may end it early; what is populated by then stays.
+        rustix::io::retry_on_intr(|| {
+            // SAFETY: populating the buffer's own memory writes nothing to it.
+            unsafe { mm::madvise(self.memory.as_ptr().cast(), self.mapped, Advice::LinuxPopulateWrite) }
+        })
     }
 
     /// Bytes, as asked for.

@@ -8,7 +8,7 @@ use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 
 /// Opens a file, closed on exec.
 pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    Ok(fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::io::retry_on_intr(|| fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()))?)
 }
 
 /// Whether there is something there; a link that leads nowhere is something.
