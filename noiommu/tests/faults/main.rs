@@ -6,15 +6,15 @@
 
 // mod allocation;
 mod alone;
-// mod areas;
+mod areas;
 mod counts;
 // mod exec;
-// mod fork;
+mod fork;
 mod life;
 // mod limits;
 // mod pressure;
 // mod rights;
-// mod signals;
+mod signals;
 mod supervisor;
 mod syscalls;
-// mod threads;
+mod threads;
