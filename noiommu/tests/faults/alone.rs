@@ -8,7 +8,11 @@ const VARIABLE: &str = "NOIOMMU_FAULTS";
 
 /// What this process was told by whoever started it; `None`: it is the one that `cargo test` started.
 pub(crate) fn told() -> Option<String> {
-    std::env::var(VARIABLE).ok()
+    let told = std::env::var(VARIABLE).ok()?;
+    // None of them outlives the test that it is of.
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    Some(told)
 }
 
 /// This program, to run the test `name` (its path without the crate's name) and to find `told` there.
@@ -19,6 +23,8 @@ pub(crate) fn again(name: &str, told: &str) -> Command {
     // The C library keeps what it has got from the kernel, in one place: what comes and goes then is the kit's own.
     command.env("MALLOC_ARENA_MAX", "1");
     command.env("MALLOC_MMAP_THRESHOLD_", "33554432").env("MALLOC_TRIM_THRESHOLD_", "1073741824");
+    // To print one takes memory, of which there may be none, and longer than most tests here.
+    command.env("RUST_BACKTRACE", "0");
     command
 }
 
@@ -37,7 +43,10 @@ pub(crate) fn tell(output: &Output) {
     let text = String::from_utf8_lossy(&output.stdout);
     for line in text.lines() {
         // The harness begins a line that the test goes on with.
-        let line = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")).map_or(line, |(_, said)| said);
+        let line = line
+            .strip_prefix("test ")
+            .and_then(|line| line.split_once(" ... "))
+            .map_or(line, |(_, said)| said);
         if !matches!(line, "" | "ok") && !line.starts_with("running ") && !line.starts_with("test result") {
             println!("{line}");
         }

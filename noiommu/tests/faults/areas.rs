@@ -55,6 +55,9 @@ fn a_hundred_thousand_areas() {
         // Rings stay for the next mappings, the table's memory too.
         assert_eq!((after.pinned, ioas.quarantined()), (before.pinned, 0));
         drop((device, ioas, context));
-        println!("{AREAS} areas mapped, looked up and unmapped, {}", if real { "pinned" } else { "simulated" });
+        println!(
+            "{AREAS} areas mapped, looked up and unmapped, {}",
+            if real { "pinned" } else { "simulated" }
+        );
     });
 }

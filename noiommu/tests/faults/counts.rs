@@ -1,6 +1,9 @@
 //! What a process holds: pinned pages, descriptors, mappings.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A look at this process.
@@ -17,6 +20,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// As it is now.
     pub(crate) fn now() -> Self {
+        let pinned = pinned();
         let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
         let descriptors = descriptors.filter_map(|entry| {
             let path = entry.unwrap().path();
@@ -28,7 +32,7 @@ impl Counts {
         let descriptors = descriptors.collect();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let maps = maps.lines().filter(|line| !line.ends_with("[heap]"));
-        Self { pinned: pinned(), descriptors, mappings: maps.map(range).collect() }
+        Self { pinned, descriptors, mappings: maps.map(range).collect() }
     }
 
     /// As it is once the kernel has let go of what was closed, which takes it some milliseconds after a ring's close.
@@ -73,9 +77,17 @@ pub(crate) fn pinned() -> u64 {
     status("VmPin:")
 }
 
-/// A line of /proc/self/status, in KiB.
+/// A line of /proc/self/status, in KiB. Kept open, so that it can be asked where no descriptor is to be had.
 pub(crate) fn status(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    static OPEN: Mutex<Option<(u32, File)>> = Mutex::new(None);
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if open.as_ref().is_none_or(|(of, _)| *of != process) {
+        *open = Some((process, File::open("/proc/self/status").unwrap()));
+    }
+    let mut bytes = [0; 4096];
+    let length = open.as_ref().unwrap().1.read_at(&mut bytes, 0).unwrap();
+    let status = str::from_utf8(&bytes[..length]).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -1,10 +1,11 @@
 //! One life of the kit, from opening the engine to the last drop: what most tests here disturb.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use noiommu::{
-    Bar, Context, Contiguity, Device, DmaBuffer, DmaView, Errno, Error, ErrorKind, InterruptKind, Ioas, Iova, Mapping, PinChoice,
-    PinKind,
+    Bar, Context, Contiguity, Device, DmaBuffer, DmaView, Errno, Error, ErrorKind, InterruptKind, Ioas, Iova,
+    Mapping, PinChoice, PinKind,
 };
 use rustix::fs::MemfdFlags;
 
@@ -149,7 +150,8 @@ fn copy(device: &Device, from: &Mapping, to: &Mapping) -> Result<(), Early> {
 /// One page at `offset`, to the device's buffer or from there.
 fn transfer(registers: &Bar, view: &DmaView, offset: u64, from_device: bool) -> Result<(), Error> {
     const BUFFER: u64 = 0x4_0000;
-    let segment = view.segments().find(|segment| (segment.offset..segment.offset + segment.length).contains(&offset));
+    let segment =
+        view.segments().find(|segment| (segment.offset..segment.offset + segment.length).contains(&offset));
     let segment = segment.unwrap();
     let memory = segment.address.bits() + (offset - segment.offset);
     let (source, destination) = if from_device { (BUFFER, memory) } else { (memory, BUFFER) };
@@ -157,7 +159,12 @@ fn transfer(registers: &Bar, view: &DmaView, offset: u64, from_device: bool) -> 
     registers.write_u64(0x88, destination)?;
     registers.write_u64(0x90, PAGE as u64)?;
     registers.write_u64(0x98, 1 | if from_device { 2 | 4 } else { 0 })?;
+    let deadline = Instant::now() + Duration::from_secs(20);
     while registers.read_u64(0x98)? & 1 != 0 {
+        // Its thread may have found no room to begin in.
+        if Instant::now() > deadline {
+            return Err(Error::timeout("sim:edu", "copying"));
+        }
         std::thread::yield_now();
     }
     Ok(())

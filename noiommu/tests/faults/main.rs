@@ -4,16 +4,16 @@
 //!
 //! Each test runs in a process of its own ([`alone`]), as it counts what belongs to a process, and may end it.
 
-// mod allocation;
+mod allocation;
 mod alone;
 mod areas;
 mod counts;
-// mod exec;
+mod exec;
 mod fork;
 mod life;
-// mod limits;
-// mod pressure;
-// mod rights;
+mod limits;
+mod pressure;
+mod rights;
 mod signals;
 mod supervisor;
 mod syscalls;

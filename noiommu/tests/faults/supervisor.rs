@@ -114,15 +114,22 @@ pub(crate) fn was_disturbed() -> bool {
     failed().is_some()
 }
 
-/// Whether a call of the simulated device has failed.
+/// Whether a call of the simulated device has failed, or may have.
 pub(crate) fn device_was_disturbed() -> bool {
-    failed().is_some_and(|failed| failed.of_device)
+    EXPECTED.load(SeqCst) || failed().is_some_and(|failed| failed.of_device)
 }
 
-/// Does what the test alone does, whose calls do not fail.
+static EXPECTED: AtomicBool = AtomicBool::new(false);
+
+/// Something else than the supervisor makes calls of the simulated device fail from now on.
+pub(crate) fn expect_disturbed_device() {
+    EXPECTED.store(true, SeqCst);
+}
+
+/// Does what the test alone does, whose calls and allocations do not fail.
 pub(crate) fn undisturbed<R>(work: impl FnOnce() -> R) -> R {
     let armed = ARMED.swap(false, SeqCst);
-    let result = work();
+    let result = crate::allocation::spared(work);
     ARMED.store(armed, SeqCst);
     result
 }

@@ -8,7 +8,7 @@ use libc::c_long;
 use noiommu::PinChoice;
 
 use crate::alone::{again, alone, both, ended_for_want_of_memory, tell, told};
-use crate::counts::Counts;
+use crate::counts::{self, Counts};
 use crate::life::{self, Early, can_pin, live};
 use crate::supervisor::{self, Failed, Fault, Plan};
 
@@ -25,7 +25,9 @@ fn failures(nr: c_long, of_device: bool) -> &'static [Fault] {
         libc::SYS_write => &[Errno(libc::EIO), Errno(libc::EINTR)],
         libc::SYS_ioctl => &[Errno(libc::ENOTTY), Errno(libc::EFAULT), Errno(libc::EINTR), NO_MEMORY],
         libc::SYS_close => &[Errno(libc::EIO), Errno(libc::EINTR)],
-        libc::SYS_process_vm_readv | libc::SYS_process_vm_writev => &[Errno(libc::EFAULT), Errno(libc::EPERM)],
+        libc::SYS_process_vm_readv | libc::SYS_process_vm_writev => {
+            &[Errno(libc::EFAULT), Errno(libc::EPERM)]
+        }
         // What a thread does to begin and to end is the standard library's, which does not go on without: see the test of
         // allocations for what that means.
         _ if of_device => &[],
@@ -105,6 +107,52 @@ fn every_call_fails_in_turn() {
 fn every_call_fails_in_turn_where_sockets_pin() {
     const NAME: &str = concat!(module_path!(), "::every_call_fails_in_turn_where_sockets_pin");
     in_turn(NAME, PinChoice::AfXdp, failures, check);
+}
+
+/// The first life of a process makes calls of its own, and nothing has been kept for it: each in a process of its own.
+#[test]
+fn every_call_of_a_first_life_fails() {
+    const NAME: &str = concat!(module_path!(), "::every_call_of_a_first_life_fails");
+    if let Some(call) = told() {
+        return alone(NAME, || first_life_failing(call.parse().unwrap()));
+    }
+    if !can_pin(PinChoice::Best) {
+        return;
+    }
+    let mut ended = 0;
+    for call in 0.. {
+        let output = again(NAME, &call.to_string()).output().unwrap();
+        let said = both(&output);
+        if said.contains("not reached") {
+            println!(
+                "{call} calls of a first life; {ended} times the standard library ended the process for want of memory"
+            );
+            assert!(call > 50, "only {call} calls");
+            return;
+        }
+        if !output.status.success() {
+            assert!(ended_for_want_of_memory(&output), "{call}, {}: {said}", output.status);
+            ended += 1;
+        }
+    }
+}
+
+fn first_life_failing(call: u64) {
+    supervisor::supervise(failures);
+    let before = counts::pinned();
+    supervisor::arm(call, 0, false);
+    let result = live(PinChoice::Best);
+    match supervisor::disarm() {
+        None => {
+            result.unwrap();
+            println!("\nnot reached");
+        }
+        Some(failed) => {
+            check(&result);
+            assert_eq!(Counts::settled(before).pinned, before, "{failed:?}, answered by {result:?}");
+            live(PinChoice::Best).unwrap_or_else(|early| panic!("after {failed:?}: {early:?}"));
+        }
+    }
 }
 
 #[test]
