@@ -11,6 +11,17 @@ pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::io::retry_on_intr(|| fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()))?)
 }
 
+/// What was read, or `None` where there is nothing to read: everything else that can go wrong is no answer.
+pub(crate) fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether there is something there; a link that leads nowhere is something.
 pub(crate) fn exists(path: &Path) -> bool {
     metadata(path).is_ok()

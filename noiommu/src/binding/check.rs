@@ -25,9 +25,9 @@ fn busy(cause: String) -> Error {
     Error::new(ErrorKind::Busy, Errno::EBUSY, cause)
 }
 
-/// Refuses a device that is in use by the system.
+/// Refuses a device that is in use by the system, or of which nobody can tell.
 pub(super) fn in_use(root: &Root, device: &PciDevice) -> Result<()> {
-    match pci::uses_of(root, device).first() {
+    match pci::uses_of(root, device)?.first() {
         Some(used) => Err(busy(format!("{} is in use: {used}", device.address))
             .with_remedy(format!("{}; or --force, if the machine can do without", used.remedy()))),
         None => Ok(()),

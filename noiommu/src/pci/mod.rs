@@ -99,14 +99,17 @@ pub fn device(address: &str) -> Result<PciDevice> {
 /// What uses a device, so that taking its driver away would do harm. Empty: nothing that can be told from outside.
 ///
 /// # Errors
-/// As for [`device`].
+/// As for [`device`]; where /sys or /proc cannot be read, so that nobody can tell.
 pub fn uses(address: &str) -> Result<Vec<Use>> {
     let root = Root::real();
-    Ok(uses::of(&root, &device_of(&root, address)?))
+    uses_of(&root, &device_of(&root, address)?)
 }
 
-pub(crate) fn uses_of(root: &Root, device: &PciDevice) -> Vec<Use> {
-    uses::of(root, device)
+pub(crate) fn uses_of(root: &Root, device: &PciDevice) -> Result<Vec<Use>> {
+    uses::of(root, device).map_err(|error| {
+        Error::system(format_args!("looking whether {} is in use", device.address), error)
+            .with_remedy("try again; as root, /sys and /proc can be read")
+    })
 }
 
 pub(crate) fn devices_of(root: &Root) -> Result<Vec<PciDevice>> {
