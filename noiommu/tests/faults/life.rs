@@ -1,6 +1,7 @@
 //! One life of the kit, from opening the engine to the last drop: what most tests here disturb.
 
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use noiommu::{
@@ -68,13 +69,16 @@ pub(crate) fn live(choice: PinChoice) -> Result<(), Early> {
     let small = ioas.map(DmaBuffer::new(SMALL, Contiguity::Pages)?)?;
     let huge = ioas.map(DmaBuffer::new(HUGE, Contiguity::Best)?)?;
     let file = ioas.map_file(memfd()?, PAGE as u64, 2 * PAGE as u64)?;
+    let shared = supervisor::undisturbed(Shared::new);
+    // SAFETY: nobody else knows of the memory, and it outlives the mapping, of which no device is told.
+    let borrowed = unsafe { ioas.map_borrowed(shared.0, PAGE)? };
     let taken = ioas.map_at(small.iova(), DmaBuffer::new(PAGE, Contiguity::Pages)?);
     assert!(taken.is_err(), "two mappings at one IOVA");
     drop(taken);
     supervisor::undisturbed(|| {
-        let held = (SMALL + HUGE + 2 * PAGE) as u64 / 1024;
+        let held = (SMALL + HUGE + 3 * PAGE) as u64 / 1024;
         assert!(!counts_pins || pinned() == before + held, "{} KiB pinned, not {held}", pinned() - before);
-        look(&ioas, &[&small, &huge, &file]);
+        look(&ioas, &[&small, &huge, &file, &borrowed]);
     });
     for mapping in [&small, &huge] {
         if let Some(moved) = mapping.moved_pages()? {
@@ -83,8 +87,8 @@ pub(crate) fn live(choice: PinChoice) -> Result<(), Early> {
     }
     copy(&device, &small, &huge)?;
     // Given up while the device may reach it, it waits; given back, it is as it was.
-    drop(file);
-    assert_eq!(ioas.quarantined(), 1);
+    drop((file, borrowed));
+    assert_eq!(ioas.quarantined(), 2);
     device.quiesce()?;
     assert_eq!(ioas.quarantined(), 0);
     match small.reclaim() {
@@ -94,6 +98,27 @@ pub(crate) fn live(choice: PinChoice) -> Result<(), Early> {
     drop((huge, device));
     assert_eq!(ioas.usage(), noiommu::Usage { areas: 0, table_frames: 0 });
     Ok(())
+}
+
+/// A page that is shared: such memory could be DAX, which the kit looks at.
+struct Shared(NonNull<u8>);
+
+impl Shared {
+    fn new() -> Self {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, protection, flags, -1, 0) };
+        assert_ne!(memory, libc::MAP_FAILED);
+        Self(NonNull::new(memory.cast()).unwrap())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the page is this value's; the mapping that borrowed it was declared later, so it is gone.
+        supervisor::undisturbed(|| unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE) });
+    }
 }
 
 fn memfd() -> Result<OwnedFd, Early> {

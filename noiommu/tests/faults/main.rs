@@ -7,6 +7,7 @@
 mod allocation;
 mod alone;
 mod areas;
+mod calls;
 mod counts;
 mod exec;
 mod fork;
@@ -18,3 +19,4 @@ mod signals;
 mod supervisor;
 mod syscalls;
 mod threads;
+mod turns;
