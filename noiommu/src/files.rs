@@ -71,11 +71,15 @@ pub(crate) fn write_line(path: &Path, text: &str) -> io::Result<()> {
     if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// The last part of what a link says.
+/// The last part of what a link says; `None` where it cannot be read, for whatever reason.
 pub(crate) fn link_name(path: &Path) -> Option<String> {
-    let target = fs::readlinkat(CWD, path, Vec::new()).ok()?;
-    let target = target.to_string_lossy().into_owned();
-    target.rsplit('/').next().map(str::to_owned)
+    link(path).ok()?
+}
+
+/// The last part of what a link says; `None` where there is no link.
+pub(crate) fn link(path: &Path) -> io::Result<Option<String>> {
+    let target = if_there(fs::readlinkat(CWD, path, Vec::new()).map_err(io::Error::from))?;
+    Ok(target.and_then(|target| target.to_string_lossy().rsplit('/').next().map(str::to_owned)))
 }
 
 /// The names in a directory, in order.
