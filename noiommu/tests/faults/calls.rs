@@ -8,7 +8,7 @@ use crate::supervisor::Fault::{self, Errno, Nothing};
 pub(crate) fn failures(nr: c_long, of_device: bool) -> &'static [Fault] {
     const NO_MEMORY: Fault = Errno(libc::ENOMEM);
     match nr {
-        libc::SYS_openat => {
+        libc::SYS_openat | libc::SYS_open => {
             &[Errno(libc::ENOENT), Errno(libc::EACCES), Errno(libc::EMFILE), Errno(libc::EINTR), NO_MEMORY]
         }
         libc::SYS_read | libc::SYS_pread64 => &[Errno(libc::EIO), Errno(libc::EINTR), Nothing],
@@ -61,6 +61,18 @@ pub(crate) fn failures(nr: c_long, of_device: bool) -> &'static [Fault] {
     }
 }
 
+/// The same, but for failures that are lies: that there is nothing, where there is something.
+pub(crate) fn honest_failures(nr: c_long, of_device: bool) -> &'static [Fault] {
+    match nr {
+        libc::SYS_openat | libc::SYS_open => {
+            &[Errno(libc::EACCES), Errno(libc::EMFILE), Errno(libc::EINTR), Errno(libc::ENOMEM)]
+        }
+        libc::SYS_read | libc::SYS_pread64 => &[Errno(libc::EIO), Errno(libc::EINTR)],
+        libc::SYS_getdents64 => &[Errno(libc::EIO), Errno(libc::ENOMEM)],
+        _ => failures(nr, of_device),
+    }
+}
+
 /// The calls that a signal can end early, which then have done nothing.
 pub(crate) fn interruptions(nr: c_long, _: bool) -> &'static [Fault] {
     match nr {
@@ -83,6 +95,7 @@ pub(crate) fn interruptions(nr: c_long, _: bool) -> &'static [Fault] {
 pub(crate) const HARMLESS: &[c_long] = &[
     libc::SYS_futex,
     libc::SYS_getpid,
+    libc::SYS_geteuid,
     libc::SYS_gettid,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,

@@ -92,6 +92,9 @@ fn fail_in_turn(place: &str, Scenario { plan, ready, run, check }: Scenario) {
     let progress = File::options().read(true).write(true).open(place).unwrap();
     let mut at = Progress::get(&progress);
     supervisor::supervise(plan);
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}\nafter {:?}, number {}", supervisor::disarm(), supervisor::count());
+    }));
     for _ in 0..3 {
         run().unwrap();
     }
