@@ -32,6 +32,7 @@ mod context;
 mod device;
 mod error;
 mod files;
+pub mod guardian;
 mod ioas;
 mod ioctl;
 pub mod kernel;
@@ -40,13 +41,15 @@ mod memory;
 pub mod optin;
 pub mod pci;
 mod process;
+#[doc(hidden)]
+pub mod raw;
 pub mod serve;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;
 pub use device::{
     Bar, Device, DmaAddr, DmaRange, DmaSegment, DmaView, Interrupt, InterruptKind, Interrupts, Provider,
-    Quiet, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
+    Quiet, QuietStep, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use ioas::{Ioas, MapError, Mapping};

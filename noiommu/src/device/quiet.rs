@@ -16,20 +16,26 @@ pub struct Quiet {
     pub bus_master_off: bool,
     /// The PCI Express "transactions pending" bit was read as clear; `None`: the device has no such bit.
     pub transactions_done: Option<bool>,
+    /// What the driver's [recipe](Device::set_quiet_recipe) waits for came; `None`: it has given none, or the device had not been
+    /// let loose.
+    pub recipe: Option<bool>,
     /// The device was reset; `false`: it offers no reset.
     pub reset: bool,
 }
 
 impl Inner {
-    /// Bus mastering off and read back, transactions done, reset where there is one.
+    /// The driver's recipe, bus mastering off and read back, transactions done, reset where there is one.
     pub(super) fn quiesce(&self, state: &mut State) -> Result<Quiet> {
         let config = self.config();
+        // First, while the device can still do what it has to for it. A device that is gone answers with ones.
+        let recipe = if state.master && !config.is_gone()? { state.recipe.run() } else { Ok(None) };
         config.change_command(COMMAND_BUS_MASTER, 0)?;
         if config.is_gone()? {
-            let quiet = Quiet { bus_master_off: true, transactions_done: None, reset: false };
+            let quiet = Quiet { bus_master_off: true, transactions_done: None, recipe: None, reset: false };
             self.now_quiet(state);
             return Ok(quiet);
         }
+        let recipe = self.checked(recipe)?;
         let transactions_done = self.wait_for_transactions()?;
         let reset = self.checked(self.backend.reset()).map_err(|error| match error.kind() {
             ErrorKind::NoDevice => error,
@@ -44,8 +50,9 @@ impl Inner {
         })?;
         // After the reset: it may have put back what was there before it.
         let bus_master_off = config.read_u16(COMMAND)? & COMMAND_BUS_MASTER == 0;
-        let quiet = Quiet { bus_master_off, transactions_done, reset };
-        if !bus_master_off || (transactions_done == Some(false) && !reset) {
+        let quiet = Quiet { bus_master_off, transactions_done, recipe, reset };
+        let hanging = transactions_done == Some(false) || recipe == Some(false);
+        if !bus_master_off || (hanging && !reset) {
             return Err(Error::new(
                 ErrorKind::NotQuiet,
                 Errno::EBUSY,
@@ -75,17 +82,21 @@ impl Inner {
     }
 
     fn now_quiet(&self, state: &mut State) {
-        if std::mem::take(&mut state.master)
-            && let Some(ioas) = &state.attached
-        {
-            ioas.remove_master();
+        if std::mem::take(&mut state.master) {
+            // First: what is let go next need not be kept by anybody.
+            if let Some(ward) = &state.ward {
+                ward.now_quiet();
+            }
+            if let Some(ioas) = &state.attached {
+                ioas.remove_master();
+            }
         }
     }
 }
 
 impl Device {
-    /// Makes the device quiet: bus mastering off and read back, no transaction pending, reset where there is one. What was
-    /// waiting for that is let go.
+    /// Makes the device quiet: by the driver's [recipe](Device::set_quiet_recipe), bus mastering off and read back, no transaction
+    /// pending, reset where there is one. What was waiting for that is let go.
     ///
     /// # Errors
     /// [`ErrorKind::NotQuiet`] when that cannot be proved; the memory stays pinned then.

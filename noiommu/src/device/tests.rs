@@ -34,7 +34,7 @@ fn dropped_memory_waits_until_the_device_is_quiet() {
     assert_eq!((ioas.quarantined(), ioas.usage().areas), (1, 1));
     assert!(ioas.lookup(iova, 1).is_some(), "still mapped, so nobody else gets it");
     let quiet = device.quiesce().unwrap();
-    assert_eq!(quiet, Quiet { bus_master_off: true, transactions_done: None, reset: false });
+    assert_eq!(quiet, Quiet { bus_master_off: true, transactions_done: None, recipe: None, reset: false });
     assert_eq!((ioas.quarantined(), ioas.usage().areas), (0, 0));
     let_loose(&device);
     drop(map(&ioas));
@@ -437,4 +437,64 @@ fn memory_bars_and_devices_that_are_gone() {
         device.inner().backend.config_write(4, &u32::to_le_bytes(word)).unwrap();
         assert_eq!(device.is_gone().unwrap(), gone, "{word:#x}");
     }
+}
+
+/// edu's register at 4 answers the contrary of what is written to it.
+const LIVENESS: (u8, u64, u8) = (0, 4, 4);
+
+fn wait_for(mask: u64, value: u64) -> QuietStep {
+    let (bar, offset, width) = LIVENESS;
+    QuietStep::Wait { bar, offset, width, mask, value, timeout: std::time::Duration::from_millis(5) }
+}
+
+#[test]
+fn a_recipe_is_done_before_a_device_is_quiet() {
+    let (_context, ioas, device) = setup();
+    let (bar, offset, width) = LIVENESS;
+    device
+        .set_quiet_recipe(&[
+            QuietStep::Write { bar, offset, width, value: 0x00ff },
+            wait_for(0xffff, 0xff00),
+            // Reads 0xffffff00, writes 0xfffffa05, and so it reads 0x5fa.
+            QuietStep::Update { bar, offset, width, clear: 0x500, set: 0x5 },
+            wait_for(0xffff_ffff, 0x5fa),
+        ])
+        .unwrap();
+    device.attach(&ioas).unwrap();
+    assert_eq!(device.quiesce().unwrap().recipe, None, "it was not let loose");
+    let_loose(&device);
+    assert_eq!(device.quiesce().unwrap().recipe, Some(true));
+    assert_eq!(device.bar(0).unwrap().read_u32(4).unwrap(), 0x5fa);
+    // What does not come is not quiet, though bus mastering is off: there is no reset.
+    device.set_quiet_recipe(&[wait_for(0xf, 0)]).unwrap();
+    let_loose(&device);
+    drop(map(&ioas));
+    assert_eq!(device.quiesce().unwrap_err().kind(), ErrorKind::NotQuiet);
+    assert_eq!(ioas.quarantined(), 1);
+    device.set_quiet_recipe(&[]).unwrap();
+    assert_eq!(device.quiesce().unwrap().recipe, None);
+    assert_eq!(ioas.quarantined(), 0);
+}
+
+#[test]
+fn recipes_are_checked() {
+    let (_context, _ioas, device) = setup();
+    let write = |bar, offset, width| QuietStep::Write { bar, offset, width, value: 0 };
+    let size = device.bar(0).unwrap().size();
+    let long = QuietStep::Wait {
+        bar: 0,
+        offset: 4,
+        width: 4,
+        mask: 1,
+        value: 1,
+        timeout: std::time::Duration::from_secs(66),
+    };
+    for bad in
+        [write(0, 2, 4), write(0, 0, 3), write(0, size, 4), write(0, u64::MAX - 3, 4), long, wait_for(1, 2)]
+    {
+        assert_eq!(device.set_quiet_recipe(&[bad]).unwrap_err().kind(), ErrorKind::Argument, "{bad:?}");
+    }
+    assert_eq!(device.set_quiet_recipe(&[write(1, 0, 4)]).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(device.set_quiet_recipe(&[write(0, 4, 4); 17]).unwrap_err().kind(), ErrorKind::Argument);
+    device.set_quiet_recipe(&[write(0, size - 4, 4); 16]).unwrap();
 }

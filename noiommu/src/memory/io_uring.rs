@@ -7,6 +7,7 @@
 //! (measured: 38 us per 2 MiB with 16,384 empty slots): huge pages go to rings of few slots, and a buffer never mixes
 //! page sizes.
 
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use io_uring::IoUring;
@@ -15,6 +16,7 @@ use noiommu_core::Errno;
 use super::pagemap::Piece;
 use super::pin::{PinKind, PinSource, refused};
 use crate::error::{ErrorKind, errno_of};
+use crate::guardian::Held as HeldByGuardian;
 use crate::{Error, Result};
 
 /// The kernel's limit for one buffer.
@@ -45,6 +47,8 @@ impl Rings {
 }
 
 struct Ring {
+    /// Dropped before the ring is closed.
+    _held: Option<HeldByGuardian>,
     ring: IoUring,
     free: Vec<u32>,
     /// Slots never used yet begin here.
@@ -61,7 +65,13 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => empty_table(&ring, slots)?,
             other => other?,
         }
-        Ok(Self { ring, free: Vec::new(), fresh: 0, slots })
+        Ok(Self { _held: None, ring, free: Vec::new(), fresh: 0, slots })
+    }
+
+    /// The same, held by the guardian if there is one.
+    fn held(slots: u32) -> Result<Self> {
+        let ring = Self::new(slots).map_err(|error| unavailable(&error))?;
+        Ok(Self { _held: Some(HeldByGuardian::new(ring.ring.as_raw_fd())?), ..ring })
     }
 
     fn take_slot(&mut self) -> Option<u32> {
@@ -139,7 +149,7 @@ impl Drop for Held {
 impl IoUringPins {
     /// Opens a first ring, to see whether the kernel allows it.
     pub(crate) fn new() -> Result<Self> {
-        let ring = Ring::new(SMALL_SLOTS).map_err(|error| unavailable(&error))?;
+        let ring = Ring::held(SMALL_SLOTS)?;
         let rings = Rings { small: vec![ring], huge: Vec::new() };
         Ok(Self { rings: Arc::new(Mutex::new(rings)), process: crate::process::id() })
     }
@@ -191,8 +201,7 @@ fn pin_part(rings: &Mutex<Rings>, part: Piece) -> Result<Slot> {
     let (index, slot) = match free {
         Some(free) => free,
         None => {
-            let mut ring = Ring::new(if huge { HUGE_SLOTS } else { SMALL_SLOTS })
-                .map_err(|error| unavailable(&error))?;
+            let mut ring = Ring::held(if huge { HUGE_SLOTS } else { SMALL_SLOTS })?;
             let slot = ring.take_slot().unwrap_or(0);
             kind.push(ring);
             (kind.len() - 1, slot)
@@ -246,7 +255,7 @@ mod tests {
     fn empty_entries_make_a_sparse_table() {
         let ring = IoUring::new(1).unwrap();
         empty_table(&ring, 16).unwrap();
-        let ring = Ring { ring, free: Vec::new(), fresh: 0, slots: 16 };
+        let ring = Ring { _held: None, ring, free: Vec::new(), fresh: 0, slots: 16 };
         let part = page();
         ring.set(7, part.address, part.length).unwrap();
         ring.set(7, 0, 0).unwrap();
