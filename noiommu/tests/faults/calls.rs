@@ -103,6 +103,7 @@ pub(crate) const HARMLESS: &[c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
+    libc::SYS_restart_syscall,
     libc::SYS_uname,
     libc::SYS_clock_nanosleep,
     libc::SYS_prlimit64,

@@ -94,6 +94,8 @@ fn bind() -> Result<(), Early> {
 fn drive() -> Result<(), Early> {
     undisturbed(|| machine::reset(FREE));
     let context = Context::new()?;
+    // One would be under supervision, too, and outlive the supervisor.
+    context.waive_guardian();
     for (address, why) in [(USED, ErrorKind::Busy), (CONFINED, ErrorKind::HasIommu)] {
         match context.open_with(address, Provider::Sysfs) {
             Ok(device) => panic!("{device:?} could be opened"),

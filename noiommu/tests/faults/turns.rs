@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use libc::c_long;
 
@@ -34,6 +35,7 @@ pub(crate) fn in_turn(name: &str, scenario: Scenario) {
     }
     let place = format!("noiommu-{}-{}", name.replace("::", "-"), std::process::id());
     let place = std::env::temp_dir().join(place);
+    let _gone = Gone(&place);
     let progress = File::options().read(true).write(true).create(true).truncate(true).open(&place).unwrap();
     let (mut next, mut ended) = (Progress::default(), 0);
     let output = loop {
@@ -47,10 +49,18 @@ pub(crate) fn in_turn(name: &str, scenario: Scenario) {
         ended += 1;
         next = Progress { variant: at.variant + 1, ..at };
     };
-    std::fs::remove_file(&place).unwrap();
     tell(&output);
     if ended > 0 {
         println!("{ended} times the standard library ended the process for want of memory");
+    }
+}
+
+/// A file that is removed with this.
+struct Gone<'a>(&'a Path);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
     }
 }
 
