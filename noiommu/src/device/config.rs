@@ -10,11 +10,11 @@ use super::interrupt::InterruptKind;
 use crate::{Error, ErrorKind, Result};
 
 /// The command register.
-pub(super) const COMMAND: u16 = 0x04;
+pub(crate) const COMMAND: u16 = 0x04;
 /// Memory space decoding.
 pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 /// Bus mastering.
-pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
+pub(crate) const COMMAND_BUS_MASTER: u16 = 1 << 2;
 /// Always 0.
 const COMMAND_RESERVED: u16 = 0xf800;
 /// Interrupt Disable: the line is masked.
@@ -205,7 +205,7 @@ impl ConfigSpace<'_> {
 }
 
 /// Masks the line in the command register, or lets it through; other kinds cannot be masked there.
-pub(super) fn mask_line(device: &dyn Backend, kind: InterruptKind, masked: bool) -> Result<()> {
+pub(crate) fn mask_line(device: &dyn Backend, kind: InterruptKind, masked: bool) -> Result<()> {
     if kind != InterruptKind::Intx {
         return Err(Error::new(
             ErrorKind::Unsupported,
