@@ -16,13 +16,19 @@ pub(crate) struct SimulatedMemory {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// Frame number to (page address, times pinned).
     frames: HashMap<u64, (usize, u32)>,
     /// Page address to frame number.
     pages: HashMap<usize, u64>,
     next: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        // The first frame of all would lie below 4 GiB, where a driver that cuts addresses to 32 bits is right.
+        Self { frames: HashMap::new(), pages: HashMap::new(), next: 2 }
+    }
 }
 
 /// Pages that have a frame until this is dropped.

@@ -176,7 +176,7 @@ impl Fault {
     fn remedy(&self) -> &'static str {
         match self {
             Self::NeverMapped => {
-                "give the device addresses of Mapping::for_device alone, and look at what is added to them"
+                "give the device addresses that Mapping::for_device gave, and look at what is added"
             }
             Self::Unmapped { .. } => {
                 "keep the mapping, or a view of it, until the device has finished with it"
@@ -315,7 +315,7 @@ impl fmt::Display for Report {
         if let Some(hint) = &self.hint {
             write!(f, "\n  hint     {hint}")?;
         }
-        if let Some(Neighbour { mapping, distance, is_above }) = &self.nearest {
+        if let (None, Some(Neighbour { mapping, distance, is_above })) = (&self.hint, &self.nearest) {
             let side = if *is_above { "above" } else { "below" };
             write!(f, "\n  nearest  {distance:#x} bytes {side}: {mapping}")?;
         }
