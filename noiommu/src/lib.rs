@@ -50,7 +50,7 @@ pub use device::{
     Quiet, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use ioas::{Ioas, LateWrite, MapError, Mapping, Why};
+pub use ioas::{Ioas, LateWrite, MapError, Mapping, Occasion};
 pub use memory::{PinChoice, PinKind, kernel_release};
 pub use noiommu_core::table::{Segment, Translation};
 pub use noiommu_core::{Errno, Iova, IovaRange, PhysAddr, Usage};

@@ -1,7 +1,7 @@
 //! Freed buffers under watch: a device that writes to them is found out, whatever the memory.
 
 use noiommu::sim::{Edu, Mode, Pace, Slot};
-use noiommu::{Context, Contiguity, Device, DmaBuffer, Ioas, LateWrite, Mapping, Why};
+use noiommu::{Context, Contiguity, Device, DmaBuffer, Ioas, LateWrite, Mapping, Occasion};
 
 struct Setup {
     ioas: Ioas,
@@ -67,9 +67,9 @@ fn a_late_write_is_found() {
         setup.write(second, &[0xbb; 20]);
         let [late] = &setup.ioas.check_freed()[..] else { panic!("none found, or more than one") };
         println!("{late}\n");
-        let LateWrite { devices, length, offset, changed, found, why, .. } = late;
+        let LateWrite { devices, length, offset, changed, found, occasion, .. } = late;
         assert_eq!((late.iova, *length, late.by.file(), late.reclaimed), (iova, 10_000, file!(), false));
-        assert_eq!((&devices[..], *why), (&["sim:edu".to_owned()][..], Why::Asked));
+        assert_eq!((&devices[..], *occasion), (&["sim:edu".to_owned()][..], Occasion::Asked));
         // A byte of 20 may have been what is there.
         assert!((*offset, *changed) == (4095, 21) || *changed == 20 || *offset == 9000, "{late}");
         assert!(found.len() == 16 && (found[0] == 0xaa || found[0] == 0xbb), "{late}");
@@ -127,7 +127,7 @@ fn the_queue_is_bounded_and_its_end_is_looked_at() {
         setup.write(addresses[6], &[1; 64]);
         drop(setup.map(4096).reclaim().unwrap());
         let found = setup.ioas.check_freed();
-        assert!(found.len() == 1 && found[0].why == Why::Left, "{found:?}");
+        assert!(found.len() == 1 && found[0].occasion == Occasion::Left, "{found:?}");
         // What is larger than all of it is not watched.
         drop(setup.map(5 * 4096).reclaim().unwrap());
         assert_eq!(setup.ioas.usage().areas, before + 4);
@@ -163,8 +163,8 @@ fn quiet_and_the_end_are_looked_at() {
         setup.write(second, &[9; 32]);
         setup.ioas.watch_freed(0);
         let found = setup.ioas.check_freed();
-        let whys: Vec<_> = found.iter().map(|late| (late.why, late.offset / 8)).collect();
-        assert_eq!(whys, [(Why::Quiet, 1), (Why::End, 0)]);
+        let seen: Vec<_> = found.iter().map(|late| (late.occasion, late.offset / 8)).collect();
+        assert_eq!(seen, [(Occasion::Quiet, 1), (Occasion::End, 0)]);
     }
 }
 

@@ -139,7 +139,7 @@ fn identity_bars_and_config_space() {
     assert_eq!(vendor, 0x98);
     let shown = word(0x98) >> 16;
     device.config_write(0x9a, &[0xff, 0xff]).unwrap();
-    assert_eq!(word(0x98) >> 16, (shown & 0xff) + 1 | 0x5f00);
+    assert_eq!(word(0x98) >> 16, ((shown & 0xff) + 1) | 0x5f00);
     assert_eq!(slot.act(|model, _| *model.config_writes.last().unwrap()), (0x9a, 2));
     assert!(device.find_capability(0x10).unwrap().is_some());
     assert!(device.config_read(4094, &mut [0; 2]).is_ok());

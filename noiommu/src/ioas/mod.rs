@@ -21,7 +21,7 @@ pub(crate) use self::mapping::MappingInner;
 use self::mapping::Owned;
 pub use self::mapping::{MapError, Mapping};
 use self::quarantine::{Given, Quarantine};
-pub use self::watch::{LateWrite, Why};
+pub use self::watch::{LateWrite, Occasion};
 use crate::buffer::DmaBuffer;
 use crate::context;
 use crate::device::{Addressing, Backend};

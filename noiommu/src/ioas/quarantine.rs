@@ -1,7 +1,7 @@
 //! Memory that was given up: kept while a device could still reach it, and watched where that was asked for.
 
 use super::mapping::Owned;
-use super::watch::{LateWrite, Watch, Why};
+use super::watch::{LateWrite, Occasion, Watch};
 use crate::sim::Creator;
 use noiommu_core::IovaRange;
 
@@ -58,7 +58,7 @@ impl Quarantine {
             return Vec::new();
         }
         if let Some(watch) = &mut self.watch {
-            watch.check(Why::Quiet);
+            watch.check(Occasion::Quiet);
         }
         std::mem::take(&mut self.held)
     }
@@ -104,7 +104,7 @@ impl Quarantine {
     /// Looks at all that is watched; answers all that has been found and not told.
     pub(super) fn check(&mut self) -> Vec<LateWrite> {
         self.watch.as_mut().map_or_else(Vec::new, |watch| {
-            watch.check(Why::Asked);
+            watch.check(Occasion::Asked);
             watch.take()
         })
     }

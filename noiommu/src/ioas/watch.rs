@@ -35,8 +35,8 @@ pub struct LateWrite {
     pub reclaimed: bool,
     /// Time from the freeing to the finding; the write was somewhere between.
     pub age: Duration,
-    /// Why it was looked at then.
-    pub why: Why,
+    /// When it was looked at.
+    pub occasion: Occasion,
     /// The first byte of it that has changed.
     pub offset: u64,
     /// How many have.
@@ -48,7 +48,7 @@ pub struct LateWrite {
 /// When a freed buffer was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub enum Why {
+pub enum Occasion {
     /// As it made room for others that were freed later.
     Left,
     /// When no attached device could do DMA any more.
@@ -64,11 +64,11 @@ impl fmt::Display for LateWrite {
         let Self { iova, length, by, age, offset, changed, .. } = self;
         let how = if self.reclaimed { "reclaimed" } else { "dropped" };
         let devices = if self.devices.is_empty() { "none".to_owned() } else { self.devices.join(", ") };
-        let seen = match self.why {
-            Why::Left => "as it made room for others",
-            Why::Quiet => "when the devices were quiet",
-            Why::Asked => "when asked",
-            Why::End => "at the end",
+        let seen = match self.occasion {
+            Occasion::Left => "as it made room for others",
+            Occasion::Quiet => "when the devices were quiet",
+            Occasion::Asked => "when asked",
+            Occasion::End => "at the end",
         };
         writeln!(
             f,
@@ -131,7 +131,7 @@ impl Watch {
             && let Some(entry) = self.entries.pop_front()
         {
             self.bytes -= entry.bytes();
-            self.look(&entry, if self.limit == 0 { Why::End } else { Why::Left });
+            self.look(&entry, if self.limit == 0 { Occasion::End } else { Occasion::Left });
             left.push((entry.given, entry.reclaimed));
         }
         left
@@ -156,10 +156,10 @@ impl Watch {
     }
 
     /// Looks at all.
-    pub(super) fn check(&mut self, why: Why) {
+    pub(super) fn check(&mut self, occasion: Occasion) {
         let entries = std::mem::take(&mut self.entries);
         for entry in &entries {
-            if self.look(entry, why) {
+            if self.look(entry, occasion) {
                 entry.fill();
             }
         }
@@ -171,8 +171,8 @@ impl Watch {
     }
 
     /// Looks at one; tells whether it was written to.
-    fn look(&mut self, entry: &Watched, why: Why) -> bool {
-        let Some(late) = entry.look(why) else { return false };
+    fn look(&mut self, entry: &Watched, occasion: Occasion) -> bool {
+        let Some(late) = entry.look(occasion) else { return false };
         tracing::error!("{late}");
         if self.found.len() < KEPT {
             self.found.push(late);
@@ -219,7 +219,7 @@ impl Watched {
         }
     }
 
-    fn look(&self, why: Why) -> Option<LateWrite> {
+    fn look(&self, occasion: Occasion) -> Option<LateWrite> {
         let buffer = self.buffer()?;
         let mut block = [0; BLOCK];
         let (mut first, mut changed) = (None, 0);
@@ -246,7 +246,7 @@ impl Watched {
             by: self.given.by,
             reclaimed: self.reclaimed,
             age: self.when.elapsed(),
-            why,
+            occasion,
             offset: offset as u64,
             changed,
             found,

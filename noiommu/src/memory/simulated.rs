@@ -1,5 +1,8 @@
 //! Made-up physical memory, for trying and testing without privileges: every page gets a frame of its own, deliberately
 //! scattered, so that a driver which adds offsets across page borders goes wrong here as it would on a real machine.
+//!
+//! A frame that has been given back is not given out again before 2^28 others have been (1 TiB of mappings), so that a device
+//! which still uses it does not hit what was mapped since.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,8 +67,8 @@ impl State {
         if let Some(&frame) = self.pages.get(&page) {
             return frame;
         }
-        // An odd multiplier makes every number of FRAME_BITS bits turn up once, in no order; pairs of pages stay
-        // together, so that runs longer than a page occur too.
+        // An odd multiplier makes every number of FRAME_BITS bits turn up once before any does again, in no order; pairs of
+        // pages stay together, so that runs longer than a page occur too.
         let frame = loop {
             let pair = self.next >> 1;
             let scattered =

@@ -1,7 +1,7 @@
 //! Devices in software: a driver is tested and fuzzed in plain `cargo test`, without hardware, without root.
 //!
 //! Write a [`Model`] of the device, plug it into a context on simulated memory ([`Context::sim_device`]), and open it as often
-//! as you like: the driver gets a [`Device`](crate::Device) like any other, with registers, config space, interrupts and DMA. Memory is at
+//! as you like: the driver gets a [`Device`] like any other, with registers, config space, interrupts and DMA. Memory is at
 //! physical addresses that are deliberately scattered, and a [`Sanitizer`] watches the bus: a device that is made to reach
 //! memory which is not its own makes the test fail, with a report of what it reached and who had mapped it.
 //!
@@ -82,22 +82,22 @@
 //! ```
 //!
 //! Had the driver given the device all 10,000 bytes at the address of the first, as drivers do that have only ever seen
-//! contiguous memory, the test would have failed with (on one line each):
+//! contiguous memory, the test would have failed with:
 //!
 //! ```text
 //! DMA sanitizer: sim:adder reads past the end of a contiguous run
-//!   access   reads 10000 bytes at 0x9238d54000; byte 4096 of them (0x9238d55000) is the first that is not its own
-//!   mapping  10000 bytes at IOVA 0x0, mapped at src/lib.rs:53:19
+//!   access   read of 10000 bytes at 0x3c7139e000; byte 0x2000 of it, at 0x3c713a0000, is the first that is wrong
+//!   mapping  10000 bytes at IOVA 0x1000, mapped at src/lib.rs:45:24
 //!   place    begins at byte 0x0 of it
-//!   memory   [###########|!!!!!!!!!!!!!!!!!]  # allowed, ! not
-//!   next     byte 0x1000 of the mapping is at 0x27_1234_5000
-//!   remedy   give the device one descriptor for each segment (Mapping::for_device)
+//!   memory   [#######################################|!!!!!!!!]  . the run, # the access in it, ! past it
+//!   next     byte 0x2000 of the mapping is at 0x78e02d4000
+//!   remedy   give the device one descriptor for each segment of Mapping::for_device
 //! ```
 //!
 //! # Time
 //! By default a model works in a thread of its own, as a device does. A test that must come out the same each time, a fuzzer
-//! above all, chooses another [`Pace`] ([`Context::sim_device_at`]): then there is no thread, and the model's work is done when the driver
-//! touches it, or step by step as the test says.
+//! above all, chooses another [`Pace`] ([`Context::sim_device_at`]): then there is no thread, and the model's work is done when
+//! the driver touches it, or step by step as the test says.
 //!
 //! # Trouble
 //! [`Slot::hang`] makes the device stand still (the driver's timeouts), [`Slot::unplug`] takes it away, and [`Slot::act`] has the
