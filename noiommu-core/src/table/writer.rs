@@ -124,11 +124,12 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
     /// ENOENT: nothing is mapped there; EINVAL: the leaf there ends elsewhere.
     pub fn end_area(&mut self, last: Iova) -> Result<(), Errno> {
         let (frame, level) = unpack_root(self.table.root.load(Ordering::Relaxed)).ok_or(Errno::ENOENT)?;
+        // Of the top alone: the tables below hold a part of what it reaches.
+        if !format::reaches(level, last.0) {
+            return Err(Errno::ENOENT);
+        }
         let mut step = Step { frame, level };
         loop {
-            if !format::reaches(step.level, last.0) {
-                return Err(Errno::ENOENT);
-            }
             let slot = format::slot_of(last.0, step.level);
             let entry = self.entry(step.frame, slot);
             match format::decode(entry, step.level) {
