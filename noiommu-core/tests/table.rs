@@ -149,6 +149,24 @@ fn runs_join_adjacent_leaves_and_stop_at_area_borders() {
     assert_eq!((holed.len(), holed[1]), (2, Err(Errno::ENOENT)));
 }
 
+/// The one leaf that is as large as what a top table of its size of address reaches.
+#[test]
+fn a_leaf_of_all_that_a_level_reaches() {
+    let (table, mut writer) = table();
+    for before in [false, true] {
+        if before {
+            writer.map(Iova(1 << 48), PhysAddr(0x1000), 0x1000, RW, true).unwrap();
+            writer.unmap(range(1 << 48, (1 << 48) + 0xfff)).unwrap();
+        }
+        writer.map(Iova(0), PhysAddr(0), 1 << 48, RW, true).unwrap();
+        assert_eq!(table.lookup(Iova(1)).unwrap().length, (1 << 48) - 1);
+        assert_eq!(table.run(Iova((1 << 48) - 1), u64::MAX).unwrap().address, PhysAddr((1 << 48) - 1));
+        assert_eq!(table.lookup(Iova(1 << 48)), None);
+        writer.unmap(range(0, (1 << 48) - 1)).unwrap();
+        assert_eq!((table.top_level(), writer.frames_in_use()), (None, 0));
+    }
+}
+
 /// Wherever it lies: the tables on the way do not reach what the top reaches.
 #[test]
 fn an_area_is_cut_at_any_leaf() {
