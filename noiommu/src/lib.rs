@@ -47,6 +47,8 @@ pub mod serve;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;
+#[doc(hidden)]
+pub use device::play_device;
 pub use device::{
     Bar, Device, DmaAddr, DmaRange, DmaSegment, DmaView, Interrupt, InterruptKind, Interrupts, Provider,
     Quiet, QuietStep, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
