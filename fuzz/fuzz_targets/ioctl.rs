@@ -4,15 +4,10 @@
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    noiommu_fuzz::ioctl(bytes, false);
+    noiommu_fuzz::ioctl::run(bytes, false);
 });
 
 #[cfg(not(fuzzing))]
 fn main() -> std::io::Result<()> {
-    for path in std::env::args_os().skip(1) {
-        let bytes = std::fs::read(&path)?;
-        println!("{}", path.display());
-        noiommu_fuzz::ioctl(&bytes, true);
-    }
-    Ok(())
+    noiommu_fuzz::replay(noiommu_fuzz::ioctl::run)
 }

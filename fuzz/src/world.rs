@@ -193,7 +193,7 @@ impl Platform for Fake {
     }
 
     fn new_table(&self) -> Result<Self::Table, Errno> {
-        Ok(Rc::new(Table::new(Frames { chunks: Default::default(), left: self.frames_left.clone() })))
+        Ok(Rc::new(Table::new(Frames::limited(self.frames_left.clone()))))
     }
 
     fn pin(
@@ -227,6 +227,13 @@ impl Platform for Fake {
 pub(crate) struct Frames {
     chunks: [OnceLock<Box<[Frame]>>; 20],
     left: Rc<Cell<Option<u64>>>,
+}
+
+impl Frames {
+    /// Frames that may still be taken: as many as `left` says, one at a time.
+    pub(crate) fn limited(left: Rc<Cell<Option<u64>>>) -> Self {
+        Self { chunks: Default::default(), left }
+    }
 }
 
 impl TableMemory for Frames {

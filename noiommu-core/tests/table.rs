@@ -149,6 +149,48 @@ fn runs_join_adjacent_leaves_and_stop_at_area_borders() {
     assert_eq!((holed.len(), holed[1]), (2, Err(Errno::ENOENT)));
 }
 
+/// The one leaf that is as large as what a top table of its size of address reaches.
+#[test]
+fn a_leaf_of_all_that_a_level_reaches() {
+    let (table, mut writer) = table();
+    for before in [false, true] {
+        if before {
+            writer.map(Iova(1 << 48), PhysAddr(0x1000), 0x1000, RW, true).unwrap();
+            writer.unmap(range(1 << 48, (1 << 48) + 0xfff)).unwrap();
+        }
+        writer.map(Iova(0), PhysAddr(0), 1 << 48, RW, true).unwrap();
+        assert_eq!(table.lookup(Iova(1)).unwrap().length, (1 << 48) - 1);
+        assert_eq!(table.run(Iova((1 << 48) - 1), u64::MAX).unwrap().address, PhysAddr((1 << 48) - 1));
+        assert_eq!(table.lookup(Iova(1 << 48)), None);
+        writer.unmap(range(0, (1 << 48) - 1)).unwrap();
+        assert_eq!((table.top_level(), writer.frames_in_use()), (None, 0));
+    }
+}
+
+/// Wherever it lies: the tables on the way do not reach what the top reaches.
+#[test]
+fn an_area_is_cut_at_any_leaf() {
+    for base in [0, 0xca000, 1 << 21, 1 << 30, 1 << 39, 1 << 48, 1 << 57, u64::MAX - 0x3f_ffff] {
+        let (table, mut writer) = table();
+        writer.map(Iova(base), PhysAddr(0x10_0000), 0x4000, RW, true).unwrap();
+        let first = table.lookup(Iova(base)).unwrap().length;
+        assert!(first < 0x4000 || base.is_multiple_of(0x4000));
+        if first == 0x4000 {
+            writer.unmap(IovaRange::ALL).unwrap();
+            writer.map(Iova(base), PhysAddr(0x10_1000), 0x4000, RW, true).unwrap();
+        }
+        assert_eq!(table.run(Iova(base), u64::MAX).unwrap().length, 0x4000);
+        let first = table.lookup(Iova(base)).unwrap().length;
+        writer.end_area(Iova(base + first - 1)).unwrap();
+        assert_eq!(table.run(Iova(base), u64::MAX).unwrap().length, first, "{base:#x}");
+        assert_eq!(
+            writer.end_area(Iova(base + first)).is_err(),
+            table.lookup(Iova(base + first)).unwrap().length > 1
+        );
+        assert_eq!(writer.end_area(Iova(base.wrapping_sub(1))), Err(Errno::ENOENT));
+    }
+}
+
 #[test]
 fn memory_of_the_table() {
     // 1 GiB of contiguous memory: at most one table beyond the top; scattered and dense: <= 8.1 bytes a page.

@@ -48,6 +48,8 @@ pub mod sim;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;
+#[doc(hidden)]
+pub use device::play_device;
 pub use device::{
     Bar, Device, DmaAddr, DmaRange, DmaSegment, DmaView, Interrupt, InterruptKind, Interrupts, Provider,
     Quiet, QuietStep, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,

@@ -124,11 +124,12 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
     /// ENOENT: nothing is mapped there; EINVAL: the leaf there ends elsewhere.
     pub fn end_area(&mut self, last: Iova) -> Result<(), Errno> {
         let (frame, level) = unpack_root(self.table.root.load(Ordering::Relaxed)).ok_or(Errno::ENOENT)?;
+        // Of the top alone: the tables below hold a part of what it reaches.
+        if !format::reaches(level, last.0) {
+            return Err(Errno::ENOENT);
+        }
         let mut step = Step { frame, level };
         loop {
-            if !format::reaches(step.level, last.0) {
-                return Err(Errno::ENOENT);
-            }
             let slot = format::slot_of(last.0, step.level);
             let entry = self.entry(step.frame, slot);
             match format::decode(entry, step.level) {
@@ -169,7 +170,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         let step = match *cache {
             Some((step, cached)) if step.level == level && cached == prefix => step,
             _ => {
-                self.grow_top(reach)?;
+                self.grow_top(reach, level)?;
                 let step = self.descend_making(iova, level)?;
                 *cache = Some((step, prefix));
                 step
@@ -189,11 +190,12 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         Ok(())
     }
 
-    /// Raises the top until it reaches `iova`.
-    fn grow_top(&mut self, iova: u64) -> Result<(), Errno> {
+    /// Raises the top until it reaches `iova` and is of level `least` or above: a leaf of 2^48 bytes, all that a top of level 3
+    /// reaches, is none of its slots but one of a table above.
+    fn grow_top(&mut self, iova: u64, least: u32) -> Result<(), Errno> {
         let root = unpack_root(self.table.root.load(Ordering::Relaxed));
         let Some((mut top, mut level)) = root else {
-            let mut level = format::TOP_LEVEL_START;
+            let mut level = format::TOP_LEVEL_START.max(least);
             while !format::reaches(level, iova) {
                 level = level.wrapping_add(1);
             }
@@ -201,7 +203,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             self.table.root.store(pack_root(frame, level), Ordering::Release);
             return Ok(());
         };
-        while !format::reaches(level, iova) {
+        while level < least || !format::reaches(level, iova) {
             let frame = self.take_frame()?;
             level = level.wrapping_add(1);
             self.link(frame, 0, format::table_entry(level, top));

@@ -3,6 +3,7 @@
 mod bar;
 mod config;
 mod facts;
+mod fuzzing;
 mod interrupt;
 mod open;
 mod quiet;
@@ -28,6 +29,8 @@ pub(crate) use self::config::{
     COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_RESERVED, TRANSACTIONS_PENDING, mask_line,
 };
 pub use self::facts::Removal;
+#[doc(hidden)]
+pub use self::fuzzing::play_device;
 pub(crate) use self::interrupt::Source;
 pub use self::interrupt::{Interrupt, InterruptKind, Interrupts};
 pub(crate) use self::open::{Choice, open};

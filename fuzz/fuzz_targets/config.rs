@@ -1,0 +1,12 @@
+//! The kit's walks of a hostile config space. Under cargo-fuzz libFuzzer calls it; otherwise the program replays the files it is given and prints what they do.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    noiommu_fuzz::config::run(bytes, false);
+});
+
+#[cfg(not(fuzzing))]
+fn main() -> std::io::Result<()> {
+    noiommu_fuzz::replay(noiommu_fuzz::config::run)
+}

@@ -1,0 +1,12 @@
+//! IOVA space against `rangemap`. Under cargo-fuzz libFuzzer calls it; otherwise the program replays the files it is given and prints what they do.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    noiommu_fuzz::space::run(bytes, false);
+});
+
+#[cfg(not(fuzzing))]
+fn main() -> std::io::Result<()> {
+    noiommu_fuzz::replay(noiommu_fuzz::space::run)
+}
