@@ -1,0 +1,70 @@
+//! A driver that dies in the middle of its device's DMA.
+
+use std::io::{BufRead as _, Write as _, stdin, stdout};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use noiommu::{Context, Device, ErrorKind, optin};
+
+use super::busy::Kind;
+use super::cgroup;
+use crate::matrix::driver::PATIENCE;
+
+/// What it says when its device is writing.
+pub(super) const ARMED: &str = "armed";
+
+/// The exit status by which it is known that it went on its own.
+pub(super) const STATUS: i32 = 7;
+
+/// What is taken at once by one that is to run out of memory: more than its cgroup has.
+const TOO_MUCH: usize = 2 * cgroup::MOST;
+
+/// Has the device write, says so, waits for a line, and dies that way; those that are killed wait for ever.
+pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
+    if way == "oom" {
+        // Before the device is opened: whatever is started with it is in there, too, unless it leaves by itself.
+        cgroup::enter()?;
+    }
+    optin::enable()?;
+    let context = Context::new()?;
+    let ioas = context.ioas()?;
+    let device = open(&context, address)?;
+    let mut busy = (Kind::find(kind)?.start)(device, &ioas)?;
+    ensure!(busy.is_writing()?, "{address} was done too soon");
+    println!("{ARMED}");
+    stdout().flush()?;
+    let told = stdin().lock().read_line(&mut String::new())?;
+    ensure!(told > 0, "nobody is there to tell how to die");
+    match way {
+        // SAFETY: ends the process without any of its clean-up, which is what this is about.
+        "exit" => unsafe { libc::_exit(STATUS) },
+        "abort" => std::process::abort(),
+        "panic" => panic!("as told"),
+        "exec" => Err(Command::new("/bin/sleep").arg("1000").exec()).context("/bin/sleep"),
+        "oom" => {
+            let memory = vec![1_u8; TOO_MUCH];
+            bail!("{} bytes were no more than there was", std::hint::black_box(memory).len())
+        }
+        _ => bail!("{way} is no way to die by oneself"),
+    }
+}
+
+/// Makes the device quiet that a dead driver has left as it was.
+pub(super) fn quiet(kind: &str, address: &str) -> Result<()> {
+    (Kind::find(kind)?.stop)(open(&Context::new()?, address)?)
+}
+
+/// Opens the device, which a guardian may still have.
+fn open(context: &Context, address: &str) -> Result<Device> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match context.open(address) {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}

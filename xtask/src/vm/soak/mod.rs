@@ -1,0 +1,7 @@
+//! Soak tests: what must not happen at all, tried for as long as one likes. Each has a control, a run in which it has to happen,
+//! since a test that cannot fail shows nothing.
+
+mod guardian;
+mod shares;
+
+pub(crate) use self::guardian::{Guardian, guardian};
