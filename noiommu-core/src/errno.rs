@@ -28,6 +28,7 @@ macro_rules! errnos {
 errnos! {
     EPERM = 1, "Operation not permitted";
     ENOENT = 2, "No such object";
+    ESRCH = 3, "No such process";
     EINTR = 4, "Interrupted by a signal";
     EIO = 5, "Input or output error";
     ENXIO = 6, "No such device or address";

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noiommu_core as core;
@@ -10,7 +11,7 @@ use rustix::fs::OFlags;
 use crate::device::{self, Device, Provider};
 use crate::ioas::Ioas;
 use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
-use crate::{Error, ErrorKind, Result, files};
+use crate::{Error, ErrorKind, Result, files, guardian};
 
 /// The kernel's iommufd.
 const IOMMUFD: &str = "/dev/iommu";
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     iommufd: Mutex<Option<Arc<OwnedFd>>>,
     simulated: Option<Arc<SimulatedMemory>>,
     pagemap: Option<Arc<Pagemap>>,
+    /// Devices that are opened have no guardian.
+    guardian_waived: AtomicBool,
     /// The process that opened it. Pins and devices are that process's: in a forked child nothing here does anything.
     process: u32,
 }
@@ -83,6 +86,15 @@ impl Inner {
         Ok(held.insert(Arc::new(opened?)).clone())
     }
 
+    /// Whether a device that is opened now is to have no guardian.
+    ///
+    /// # Errors
+    /// EINVAL: the environment says something that means nothing.
+    pub(crate) fn is_guardian_waived(&self) -> Result<bool> {
+        let waived = guardian::Choice::of_environment()? == guardian::Choice::Waived;
+        Ok(waived || self.guardian_waived.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {
         self.simulated.as_ref()
     }
@@ -125,9 +137,17 @@ impl Context {
         let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
         let process = crate::process::id();
-        let iommufd = Mutex::default();
         Self {
-            inner: Arc::new(Inner { engine, pin_kind, engine_alone, iommufd, simulated, pagemap, process }),
+            inner: Arc::new(Inner {
+                engine,
+                pin_kind,
+                engine_alone,
+                iommufd: Mutex::default(),
+                simulated,
+                pagemap,
+                guardian_waived: AtomicBool::new(false),
+                process,
+            }),
         }
     }
 
@@ -143,6 +163,13 @@ impl Context {
     #[must_use]
     pub fn is_simulated(&self) -> bool {
         self.inner.simulated.is_some()
+    }
+
+    /// Does without a [guardian](crate::guardian) for devices that are opened from now on. When the process dies while one of them
+    /// is doing DMA, the kernel gives its memory to others, and the device writes into it: silently, whatever is there by then. Of no
+    /// meaning to devices that the kernel's own interfaces serve alone.
+    pub fn waive_guardian(&self) {
+        self.inner.guardian_waived.store(true, Ordering::Relaxed);
     }
 
     /// A new, empty IOAS.

@@ -42,6 +42,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The device could not be proved quiet.
     NotQuiet,
+    /// There is no [guardian](crate::guardian), and none can be had; or the one that there was has died.
+    NoGuardian,
     /// The device has not answered in time.
     Timeout,
     /// A system call failed for another reason.

@@ -32,6 +32,7 @@ mod context;
 mod device;
 mod error;
 mod files;
+pub mod guardian;
 mod ioas;
 mod ioctl;
 pub mod kernel;

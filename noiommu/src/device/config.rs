@@ -10,17 +10,17 @@ use super::interrupt::InterruptKind;
 use crate::{Error, ErrorKind, Result};
 
 /// The command register.
-pub(super) const COMMAND: u16 = 0x04;
+pub(crate) const COMMAND: u16 = 0x04;
 /// Memory space decoding.
-pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
+pub(crate) const COMMAND_MEMORY: u16 = 1 << 1;
 /// Bus mastering.
-pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
+pub(crate) const COMMAND_BUS_MASTER: u16 = 1 << 2;
 /// Always 0.
-const COMMAND_RESERVED: u16 = 0xf800;
+pub(crate) const COMMAND_RESERVED: u16 = 0xf800;
 /// Interrupt Disable: the line is masked.
 const COMMAND_LINE_MASKED: u16 = 1 << 10;
 /// In the Device Status register of the PCI Express capability.
-pub(super) const TRANSACTIONS_PENDING: u16 = 1 << 5;
+pub(crate) const TRANSACTIONS_PENDING: u16 = 1 << 5;
 
 const STATUS: u16 = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;

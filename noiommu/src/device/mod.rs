@@ -9,6 +9,7 @@ mod quiet;
 mod reach;
 mod recipe;
 mod register;
+mod remains;
 pub(crate) mod sim;
 pub(crate) mod sysfs;
 mod uio;
@@ -23,7 +24,10 @@ use noiommu_core::{Errno, ObjectId};
 
 pub use self::bar::Bar;
 pub(crate) use self::bar::Registers;
-use self::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
+use self::config::ConfigSpace;
+pub(crate) use self::config::{
+    COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_RESERVED, TRANSACTIONS_PENDING,
+};
 pub use self::facts::Removal;
 use self::interrupt::Source;
 pub use self::interrupt::{Interrupt, InterruptKind, Interrupts};
@@ -31,11 +35,14 @@ pub(crate) use self::open::{Choice, open};
 pub use self::quiet::Quiet;
 pub use self::reach::DmaRange;
 use self::reach::Reach;
+pub(crate) use self::recipe::MOST_STEPS;
 pub use self::recipe::QuietStep;
 use self::recipe::Recipe;
 pub use self::register::{ReadOnly, ReadWrite, Readable, Register, Writable, WriteOnly};
+pub(crate) use self::remains::{Remains, Reset, Window};
 pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
+use crate::guardian::Ward;
 use crate::ioas::{self, Ioas};
 use crate::{Error, ErrorKind, Result, context};
 
@@ -188,6 +195,18 @@ pub(crate) trait Backend: Send + Sync {
 
     /// VFIO_DEVICE_DETACH_IOMMUFD_PT.
     fn detach_pt(&self) {}
+
+    /// What a guardian makes the device quiet by when this process has died; `None`: it needs none, being simulated or the
+    /// business of the kernel's own interfaces.
+    fn remains(&self) -> Result<Option<Remains>> {
+        Ok(None)
+    }
+
+    /// How a guardian reaches the registers of a memory BAR; for a device with [remains](Self::remains).
+    fn window(&self, index: u8) -> Result<Window> {
+        let _ = index;
+        Err(Errno::EOPNOTSUPP.into())
+    }
 }
 
 /// Whose addresses a device uses.
@@ -229,6 +248,8 @@ struct State {
     interrupts: Option<InterruptKind>,
     /// What makes it quiet by its own registers.
     recipe: Recipe,
+    /// What the guardian knows of it; `None`: it needs none, or it was waived.
+    ward: Option<Ward>,
 }
 
 impl Inner {
@@ -258,6 +279,10 @@ impl Inner {
 
 impl Device {
     pub(crate) fn new(context: &Arc<context::Inner>, backend: Box<dyn Backend>) -> Result<Self> {
+        let ward = match backend.remains()? {
+            Some(remains) if !context.is_guardian_waived()? => Some(Ward::new(backend.name(), remains)?),
+            _ => None,
+        };
         let id = context.engine().bind()?;
         let state = Mutex::new(State {
             attached: None,
@@ -265,6 +290,7 @@ impl Device {
             reach: Reach::default(),
             interrupts: None,
             recipe: Recipe::default(),
+            ward,
         });
         let device = Self { inner: Arc::new(Inner { context: context.clone(), backend, id, state }) };
         // Whoever had it before may have left bus mastering on. From here on a failure drops the device, quietly.
@@ -397,7 +423,10 @@ impl Device {
                 .with_remedy("attach() it before turning on bus mastering"));
         };
         if !state.master {
-            // Counted first: from here on, memory that is given up waits.
+            // First: from here on the guardian makes it quiet, and memory that is given up waits.
+            if let Some(ward) = &state.ward {
+                ward.let_loose()?;
+            }
             ioas.add_master();
             state.master = true;
         }
@@ -440,6 +469,9 @@ impl Drop for Device {
             // It never was let loose, so nothing waits for it.
             Err(error) => tracing::warn!(device = self.inner.backend.name(), %error, "closing"),
         }
+        // Before the device is closed, which these keep open.
+        state.recipe = Recipe::default();
+        state.ward = None;
         self.inner.detach(&mut state);
         let mut engine = self.inner.context.engine();
         let _ = engine.unbind(self.inner.id);

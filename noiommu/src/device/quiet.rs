@@ -82,10 +82,14 @@ impl Inner {
     }
 
     fn now_quiet(&self, state: &mut State) {
-        if std::mem::take(&mut state.master)
-            && let Some(ioas) = &state.attached
-        {
-            ioas.remove_master();
+        if std::mem::take(&mut state.master) {
+            // First: what is let go next need not be kept by anybody.
+            if let Some(ward) = &state.ward {
+                ward.now_quiet();
+            }
+            if let Some(ioas) = &state.attached {
+                ioas.remove_master();
+            }
         }
     }
 }

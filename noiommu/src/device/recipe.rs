@@ -7,7 +7,7 @@ use super::{Device, Inner, Registers};
 use crate::{Error, Result, barrier};
 
 /// The most steps of a recipe.
-const MOST_STEPS: usize = 16;
+pub(crate) const MOST_STEPS: usize = 16;
 
 /// A step of a quiet-recipe ([`Device::set_quiet_recipe`]): an access to a register of a memory BAR.
 ///
@@ -61,7 +61,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(65);
 
 impl QuietStep {
     /// BAR, offset and width.
-    fn place(&self) -> (u8, u64, u8) {
+    pub(crate) fn place(&self) -> (u8, u64, u8) {
         match *self {
             Self::Write { bar, offset, width, .. }
             | Self::Update { bar, offset, width, .. }
@@ -69,8 +69,25 @@ impl QuietStep {
         }
     }
 
-    /// Does it; answers whether what it waits for came.
-    fn run(&self, registers: &dyn Registers) -> Result<bool> {
+    /// Whether it is an aligned access of a width that there is, and waits for what can come, not too long.
+    pub(crate) fn is_sound(&self) -> bool {
+        let (_, offset, width) = self.place();
+        let waits = match *self {
+            Self::Wait { mask, value, timeout, .. } => timeout <= LONGEST_WAIT && value & !mask == 0,
+            Self::Write { .. } | Self::Update { .. } => true,
+        };
+        waits && [1, 2, 4, 8].contains(&width) && offset.is_multiple_of(width.into())
+    }
+
+    /// Whether it stays within a BAR of so many bytes.
+    pub(crate) fn fits(&self, size: u64) -> bool {
+        let (_, offset, width) = self.place();
+        offset.checked_add(width.into()).is_some_and(|end| end <= size)
+    }
+
+    /// Does it, if it [is sound](Self::is_sound) and [fits](Self::fits) these registers; answers whether what it waits for came.
+    /// Takes no memory.
+    pub(crate) fn run(&self, registers: &dyn Registers) -> Result<bool> {
         let (_, offset, width) = self.place();
         match *self {
             Self::Write { value, .. } => {
@@ -149,7 +166,7 @@ impl Device {
     ///
     /// Turning bus mastering off does not stop every device: one that has taken commands may go on with what it has begun (an NVMe
     /// controller with reads queued does), and many have no reset. So the recipe is done first, by [`Device::quiesce`] and so by
-    /// dropping the device, and for it when the process dies. It shall work in whatever state the
+    /// dropping the device, and by the [guardian](crate::guardian) when the process dies. It shall work in whatever state the
     /// device is, and shall need no DMA.
     ///
     /// # Errors
@@ -161,6 +178,15 @@ impl Device {
         let inner = self.inner();
         let mut state = inner.state();
         let recipe = Recipe::new(inner, steps)?;
+        if let Some(ward) = &mut state.ward {
+            let mut windows = Vec::new();
+            for index in 0..6 {
+                if steps.iter().any(|step| step.place().0 == index) {
+                    windows.push((index, inner.checked(inner.backend().window(index))?));
+                }
+            }
+            ward.set_recipe(steps, windows);
+        }
         state.recipe = recipe;
         Ok(())
     }

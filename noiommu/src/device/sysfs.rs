@@ -3,10 +3,11 @@
 //! See *Documentation/PCI/sysfs-pci.rst* of the kernel for the files. A kernel in lockdown refuses them.
 
 use std::io::ErrorKind as Io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use noiommu_core::Errno;
 use rustix::fs::{FlockOperation, OFlags};
@@ -15,7 +16,7 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 use super::bar::Registers;
 use super::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace};
 use super::interrupt::InterruptKind;
-use super::{Backend, Provider, uio};
+use super::{Backend, Provider, Remains, Reset, Window, uio};
 use crate::{Error, ErrorKind, Result, binding, files, optin};
 
 pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -31,7 +32,9 @@ pub(crate) struct SysfsDevice {
     name: String,
     directory: PathBuf,
     /// Locked for this process as long as it is open.
-    config: OwnedFd,
+    config: Arc<OwnedFd>,
+    /// Its own reset, opened while that is certainly allowed; `None`: it has none.
+    reset: Option<Arc<OwnedFd>>,
     /// What was there before, to be put back.
     override_before: Option<String>,
     enabled: bool,
@@ -76,7 +79,7 @@ pub(crate) fn no_device(name: &str) -> Error {
 }
 
 impl SysfsDevice {
-    fn claim(devices: &Path, address: &str) -> Result<Self> {
+    pub(crate) fn claim(devices: &Path, address: &str) -> Result<Self> {
         let name = normalize(address).ok_or_else(|| no_address(address))?;
         let directory = devices.join(&name);
         if !files::exists(&directory) {
@@ -88,12 +91,17 @@ impl SysfsDevice {
             Error::system(format_args!("opening {}", directory.join("config").display()), error)
                 .with_remedy("run it as root; a kernel in lockdown mode refuses it to everyone")
         })?;
-        rustix::fs::flock(&config, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Error::new(ErrorKind::Busy, Errno::EBUSY, format!("{name} is in use by another process"))
-                .with_remedy("end the program that drives it")
-        })?;
-        let mut device =
-            Self { name, directory, config, override_before: None, enabled: false, helper: false };
+        lock(&config, &name)?;
+        let reset = files::open(&directory.join("reset"), OFlags::WRONLY).ok().map(Arc::new);
+        let mut device = Self {
+            name,
+            directory,
+            config: Arc::new(config),
+            reset,
+            override_before: None,
+            enabled: false,
+            helper: false,
+        };
         // From here on, dropping `device` puts back what has been changed.
         if ConfigSpace(&device).is_bridge()? {
             return Err(Error::new(
@@ -143,6 +151,18 @@ impl SysfsDevice {
         Ok(SysfsResource::table(&text))
     }
 
+    /// Where a memory BAR is.
+    fn memory_bar(&self, index: u8) -> Result<SysfsResource> {
+        match self.resources()?.get(usize::from(index)) {
+            Some(resource) if index < 6 && resource.is_memory() && resource.size > 0 => Ok(*resource),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                Errno::EINVAL,
+                format!("{} has no memory BAR {index}", self.name),
+            )),
+        }
+    }
+
     /// Writes one of its files.
     pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
         let path = self.directory.join(file);
@@ -158,6 +178,36 @@ impl SysfsDevice {
             Error::system(format_args!("{doing} {}", self.name), error)
         }
     }
+}
+
+/// Claims a device, by a lock on its config space. The guardian of a process that has died, which holds a shared one, is waited
+/// for.
+fn lock(config: &OwnedFd, name: &str) -> Result<()> {
+    /// How many milliseconds a guardian may take: longer than the longest step of a quiet-recipe.
+    const GUARDIAN: u32 = 90_000;
+    /// How many milliseconds pass between a death and the guardian's taking over.
+    const TAKING_OVER: u32 = 200;
+    let try_lock = |how| rustix::io::retry_on_intr(|| rustix::fs::flock(config, how)).is_ok();
+    let (mut waited, mut most) = (0, TAKING_OVER);
+    while !try_lock(FlockOperation::NonBlockingLockExclusive) {
+        if try_lock(FlockOperation::NonBlockingLockShared) {
+            // Given back, so that somebody gets the exclusive one.
+            try_lock(FlockOperation::Unlock);
+            most = GUARDIAN;
+        }
+        if waited >= most {
+            let (by, remedy) = if most == GUARDIAN {
+                ("the guardian of a process that died", "see what it says in the kernel's log (dmesg)")
+            } else {
+                ("another process", "end the program that drives it")
+            };
+            let cause = format!("{name} is in use by {by}");
+            return Err(Error::new(ErrorKind::Busy, Errno::EBUSY, cause).with_remedy(remedy));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        waited += 5;
+    }
+    Ok(())
 }
 
 /// Refuses a device that an IOMMU serves. Its group may be the dummy of the kernel's own no-IOMMU mode; the link `iommu`
@@ -238,17 +288,8 @@ impl Backend for SysfsDevice {
     }
 
     fn bar(&self, index: u8) -> Result<Arc<dyn Registers>> {
-        match self.resources()?.get(usize::from(index)) {
-            Some(resource) if index < 6 && resource.is_memory() && resource.size > 0 => {
-                let path = self.directory.join(format!("resource{index}"));
-                Ok(Arc::new(MappedBar::new(&path, *resource)?))
-            }
-            _ => Err(Error::new(
-                ErrorKind::Unsupported,
-                Errno::EINVAL,
-                format!("{} has no memory BAR {index}", self.name),
-            )),
-        }
+        let resource = self.memory_bar(index)?;
+        Ok(Arc::new(MappedBar::new(&self.directory.join(format!("resource{index}")), resource)?))
     }
 
     fn bar_write_combining(&self, index: u8) -> Result<Arc<dyn Registers>> {
@@ -280,6 +321,24 @@ impl Backend for SysfsDevice {
         }
         self.write("reset", "1")?;
         Ok(true)
+    }
+
+    fn remains(&self) -> Result<Option<Remains>> {
+        Ok(Some(Remains {
+            config: self.config.clone(),
+            config_offset: 0,
+            express_status: ConfigSpace(self).express_status_offset()?.unwrap_or(0),
+            reset: self.reset.clone().map(Reset::File),
+        }))
+    }
+
+    fn window(&self, index: u8) -> Result<Window> {
+        let resource = self.memory_bar(index)?;
+        let path = self.directory.join(format!("resource{index}"));
+        let file = files::open(&path, OFlags::RDWR)
+            .map_err(|error| Error::system(format_args!("opening {}", path.display()), error))?;
+        let shift = resource.start as usize % rustix::param::page_size();
+        Ok(Window { file: Arc::new(file), offset: 0, length: resource.size, shift, mapped: true })
     }
 }
 
@@ -353,7 +412,7 @@ impl MappedBar {
     }
 
     /// Maps `size` bytes of registers that begin `shift` bytes behind `offset`, which is that of a page, in a file.
-    pub(super) fn of_file(file: &OwnedFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
+    pub(crate) fn of_file(file: &impl AsFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
         let mapped = usize::try_from(size)
             .ok()
             .and_then(|size| size.checked_add(shift)?.checked_next_multiple_of(rustix::param::page_size()))

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use super::config::{INTERRUPT_PIN, mask_line};
 use super::interrupt::{InterruptKind, Source};
 use super::sysfs::{CLAIM, NO_MESSAGES};
-use super::{Backend, Provider, Registers, SysfsDevice};
+use super::{Backend, Provider, Registers, Remains, SysfsDevice, Window};
 use crate::{Error, Result, files, kernel};
 
 /// Its directory among the drivers of the bus.
@@ -128,6 +128,14 @@ impl Backend for UioDevice {
 
     fn reset(&self) -> Result<bool> {
         self.device.reset()
+    }
+
+    fn remains(&self) -> Result<Option<Remains>> {
+        self.device.remains()
+    }
+
+    fn window(&self, index: u8) -> Result<Window> {
+        self.device.window(index)
     }
 
     fn interrupt_count(&self, kind: InterruptKind) -> Result<u32> {

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::pagemap::Piece;
 use super::pin::{PinKind, PinSource, refused};
 use crate::error::{ErrorKind, errno_of};
-use crate::{Error, Result};
+use crate::{Error, Result, guardian};
 
 /// struct xdp_umem_reg up to its flags, which every kernel since 5.4 takes.
 #[repr(C)]
@@ -63,6 +63,7 @@ impl PinSource for AfXdpPins {
         let mut held = Vec::with_capacity(pieces.len());
         for &piece in pieces {
             let socket = socket()?;
+            guardian::hold(socket.as_raw_fd())?;
             // Whole pages around it: the umem must begin and end at page borders.
             let address = piece.address / self.page_size * self.page_size;
             let end = (piece.address + piece.length).next_multiple_of(self.page_size);

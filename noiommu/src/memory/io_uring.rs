@@ -7,6 +7,7 @@
 //! (measured: 38 us per 2 MiB with 16,384 empty slots): huge pages go to rings of few slots, and a buffer never mixes
 //! page sizes.
 
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use io_uring::IoUring;
@@ -15,7 +16,7 @@ use noiommu_core::Errno;
 use super::pagemap::Piece;
 use super::pin::{PinKind, PinSource, refused};
 use crate::error::{ErrorKind, errno_of};
-use crate::{Error, Result};
+use crate::{Error, Result, guardian};
 
 /// The kernel's limit for one buffer.
 const LONGEST_BUFFER: usize = 1 << 30;
@@ -62,6 +63,13 @@ impl Ring {
             other => other?,
         }
         Ok(Self { ring, free: Vec::new(), fresh: 0, slots })
+    }
+
+    /// The same, held by the guardian if there is one.
+    fn held(slots: u32) -> Result<Self> {
+        let ring = Self::new(slots).map_err(|error| unavailable(&error))?;
+        guardian::hold(ring.ring.as_raw_fd())?;
+        Ok(ring)
     }
 
     fn take_slot(&mut self) -> Option<u32> {
@@ -132,7 +140,7 @@ impl Drop for Held {
 impl IoUringPins {
     /// Opens a first ring, to see whether the kernel allows it.
     pub(crate) fn new() -> Result<Self> {
-        let ring = Ring::new(SMALL_SLOTS).map_err(|error| unavailable(&error))?;
+        let ring = Ring::held(SMALL_SLOTS)?;
         let rings = Rings { small: vec![ring], huge: Vec::new() };
         Ok(Self { rings: Arc::new(Mutex::new(rings)), process: crate::process::id() })
     }
@@ -184,8 +192,7 @@ fn pin_part(rings: &Mutex<Rings>, part: Piece) -> Result<Slot> {
     let (index, slot) = match free {
         Some(free) => free,
         None => {
-            let mut ring = Ring::new(if huge { HUGE_SLOTS } else { SMALL_SLOTS })
-                .map_err(|error| unavailable(&error))?;
+            let mut ring = Ring::held(if huge { HUGE_SLOTS } else { SMALL_SLOTS })?;
             let slot = ring.take_slot().unwrap_or(0);
             kind.push(ring);
             (kind.len() - 1, slot)

@@ -29,7 +29,7 @@ pub(crate) use self::pin::PinSource;
 pub(crate) use self::pin::refused;
 pub(crate) use self::simulated::SimulatedMemory;
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{Error, Result, guardian};
 pub(crate) use arena::Arena;
 
 /// Memory to be mapped.
@@ -124,6 +124,8 @@ impl Memory {
             Source::Simulated(memory) => Held::Simulated(memory.pin(address, length)),
             Source::Missing(why) => return Err((**why).clone()),
             Source::Real { pins, pagemap } => {
+                // Where there was one that would keep the memory, there must be one.
+                guardian::check()?;
                 let pin = pins.pin(&pagemap.pieces(address, length)?)?;
                 Held::Real { pagemap: pagemap.clone(), address, length, _pin: pin }
             }

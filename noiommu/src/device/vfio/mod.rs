@@ -24,7 +24,7 @@ use self::region::{Region, RegionBar};
 use super::bar::Registers;
 use super::config::ConfigSpace;
 use super::interrupt::{InterruptKind, Source};
-use super::{Addressing, Backend, Provider};
+use super::{Addressing, Backend, Provider, Remains, Reset, Window};
 use crate::ioctl::{call, call_with};
 use crate::{Error, ErrorKind, Result, files};
 
@@ -141,6 +141,23 @@ impl VfioDevice {
         Ok(info.flags)
     }
 
+    /// The region of a memory BAR.
+    fn memory_bar(&self, index: u8) -> Result<Region> {
+        let none = || {
+            Error::new(
+                ErrorKind::Unsupported,
+                Errno::EINVAL,
+                format!("{} has no memory BAR {index}", self.name),
+            )
+        };
+        if u32::from(index) > VFIO_PCI_BAR5_REGION_INDEX || !ConfigSpace(self).is_memory_bar(index)? {
+            return Err(none());
+        }
+        let region = Region::of(&self.device, index.into())
+            .map_err(|errno| failed(&format!("asking for BAR {index} of"), &self.name, errno))?;
+        if region.size == 0 { Err(none()) } else { Ok(region) }
+    }
+
     fn transfer_failed(&self, doing: &str, outcome: rustix::io::Result<usize>) -> Error {
         match outcome {
             // A device that is gone answers so, and one that is being taken away.
@@ -198,21 +215,7 @@ impl Backend for VfioDevice {
     }
 
     fn bar(&self, index: u8) -> Result<Arc<dyn Registers>> {
-        let none = || {
-            Error::new(
-                ErrorKind::Unsupported,
-                Errno::EINVAL,
-                format!("{} has no memory BAR {index}", self.name),
-            )
-        };
-        if u32::from(index) > VFIO_PCI_BAR5_REGION_INDEX || !ConfigSpace(self).is_memory_bar(index)? {
-            return Err(none());
-        }
-        let region = Region::of(&self.device, index.into())
-            .map_err(|errno| failed(&format!("asking for BAR {index} of"), &self.name, errno))?;
-        if region.size == 0 {
-            return Err(none());
-        }
+        let region = self.memory_bar(index)?;
         Ok(Arc::new(RegionBar::new(&self.device, &region, &format!("BAR {index} of {}", self.name))))
     }
 
@@ -270,6 +273,26 @@ impl Backend for VfioDevice {
 
     fn mask_interrupt(&self, kind: InterruptKind, index: u32, masked: bool) -> Result<()> {
         interrupts::mask(&self.device, &self.name, kind, index, masked)
+    }
+
+    fn remains(&self) -> Result<Option<Remains>> {
+        // Where the kernel pins, an iommufd or a container lives on as long as a device is in it.
+        if !matches!(self.addressing(), Addressing::Engine) {
+            return Ok(None);
+        }
+        let has_reset = self.flags()? & VFIO_DEVICE_FLAGS_RESET != 0;
+        Ok(Some(Remains {
+            config: self.device.clone(),
+            config_offset: self.config.offset,
+            express_status: ConfigSpace(self).express_status_offset()?.unwrap_or(0),
+            reset: has_reset.then(|| Reset::Vfio(self.device.clone())),
+        }))
+    }
+
+    fn window(&self, index: u8) -> Result<Window> {
+        let region = self.memory_bar(index)?;
+        let (offset, length) = (region.offset, region.size);
+        Ok(Window { file: self.device.clone(), offset, length, shift: 0, mapped: false })
     }
 
     fn removal(&self) -> Result<Option<OwnedFd>> {

@@ -1,0 +1,129 @@
+//! Memory that a driver and its guardian share: which devices there are, and whether the guardian lives.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::mm::{self, MapFlags, ProtFlags};
+use zerocopy::FromZeros as _;
+
+use super::record::Record;
+use crate::{Error, Result};
+
+/// The most devices of one process.
+pub(super) const SLOTS: usize = 256;
+
+/// The guardian has died: what the kernel sets in the word of a robust futex (FUTEX_OWNER_DIED of *linux/futex.h*).
+pub(super) const DIED: u32 = 0x4000_0000;
+
+/// A slot without a device.
+const FREE: u32 = 0;
+/// A device that cannot reach memory.
+const HELD: u32 = 1;
+/// A device that may be doing DMA.
+const LOOSE: u32 = 2;
+
+/// What both see. Zero bytes are one without devices, whose guardian has not begun.
+///
+/// The driver alone writes slots, under a lock of its process, and the guardian reads them when the driver is dead, so nobody
+/// reads a record while it is written: one that was not finished is not told of by its state.
+#[repr(C)]
+pub(super) struct Board {
+    /// 0: not begun; the thread id of the guardian; with [`DIED`], it is no more.
+    pub(super) guardian: AtomicU32,
+    /// The guardian has a cgroup of its own.
+    pub(super) apart: AtomicU32,
+    slots: [Slot; SLOTS],
+}
+
+#[repr(C)]
+struct Slot {
+    state: AtomicU32,
+    record: UnsafeCell<Record>,
+}
+
+// SAFETY: records are written under the lock of whoever has the board and read by nobody else in this process; see above.
+unsafe impl Sync for Slot {}
+
+impl Board {
+    /// A new one, for the rest of this process's life.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub(super) fn new() -> Result<&'static Self> {
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let memory = unsafe {
+            mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                size_of::<Self>(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+            )
+        };
+        let memory = memory.map_err(|error| Error::system("memory for a guardian", error))?;
+        // SAFETY: mapped, aligned to a page, zeroed, which is a valid value, and never unmapped in this process.
+        Ok(unsafe { &*memory.cast::<Self>() })
+    }
+
+    /// Where it is, and its bytes.
+    pub(super) fn range(&self) -> (usize, usize) {
+        (std::ptr::from_ref(self) as usize, size_of::<Self>())
+    }
+
+    /// Puts a device into a free slot; `None`: there is none.
+    pub(super) fn add(&self, record: &Record) -> Option<usize> {
+        let index = self.slots.iter().position(|slot| slot.state.load(Ordering::Relaxed) == FREE)?;
+        self.write(index, record);
+        self.slots.get(index)?.state.store(HELD, Ordering::Release);
+        Some(index)
+    }
+
+    /// Replaces the record of a device. One that is loose is not told of for that moment.
+    pub(super) fn replace(&self, index: usize, record: &Record) {
+        let Some(slot) = self.slots.get(index) else { return };
+        let state = slot.state.swap(FREE, Ordering::AcqRel);
+        self.write(index, record);
+        slot.state.store(state, Ordering::Release);
+    }
+
+    fn write(&self, index: usize, record: &Record) {
+        if let Some(slot) = self.slots.get(index) {
+            // SAFETY: see [`Board`]: nobody reads it now.
+            unsafe { slot.record.get().write(*record) };
+        }
+    }
+
+    /// Tells whether a device may be doing DMA.
+    pub(super) fn set_loose(&self, index: usize, loose: bool) {
+        if let Some(slot) = self.slots.get(index) {
+            slot.state.store(if loose { LOOSE } else { HELD }, Ordering::Release);
+        }
+    }
+
+    /// Takes a device out.
+    pub(super) fn remove(&self, index: usize) {
+        if let Some(slot) = self.slots.get(index) {
+            slot.state.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// Copies the record of a device that may be doing DMA; false: there is none in the slot. For when nobody writes any more.
+    pub(super) fn loose(&self, index: usize, into: &mut Record) -> bool {
+        let Some(slot) = self.slots.get(index).filter(|slot| slot.state.load(Ordering::Acquire) == LOOSE)
+        else {
+            return false;
+        };
+        // SAFETY: see [`Board`]: the driver is dead, or this is its own lock.
+        *into = unsafe { slot.record.get().read() };
+        true
+    }
+
+    /// Whether the guardian has ended.
+    pub(super) fn is_dead(&self) -> bool {
+        self.guardian.load(Ordering::Relaxed) & DIED != 0
+    }
+}
+
+/// A record to copy into.
+pub(super) fn blank() -> Record {
+    Record::new_zeroed()
+}
