@@ -18,8 +18,9 @@ pub(super) const ARMED: &str = "armed";
 /// The exit status by which it is known that it went on its own.
 pub(super) const STATUS: i32 = 7;
 
-/// What is taken at once by one that is to run out of memory: more than its cgroup has.
-const TOO_MUCH: usize = 2 * cgroup::MOST;
+/// What one that is to run out of memory takes before, and at once in the end: all that its cgroup has is soon gone then.
+const MUCH: usize = cgroup::MOST / 4 * 3;
+const TOO_MUCH: usize = cgroup::MOST;
 
 /// Has the device write, says so, waits for a line, and dies that way; those that are killed wait for ever.
 pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
@@ -27,6 +28,7 @@ pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
         // Before the device is opened: whatever is started with it is in there, too, unless it leaves by itself.
         cgroup::enter()?;
     }
+    let much = if way == "oom" { vec![1_u8; MUCH] } else { Vec::new() };
     optin::enable()?;
     let context = Context::new()?;
     let ioas = context.ioas()?;
@@ -45,7 +47,7 @@ pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
         "exec" => Err(Command::new("/bin/sleep").arg("1000").exec()).context("/bin/sleep"),
         "oom" => {
             let memory = vec![1_u8; TOO_MUCH];
-            bail!("{} bytes were no more than there was", std::hint::black_box(memory).len())
+            bail!("{} bytes were no more than there was", std::hint::black_box((memory, much)).0.len())
         }
         _ => bail!("{way} is no way to die by oneself"),
     }
