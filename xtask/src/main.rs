@@ -65,6 +65,8 @@ enum Guest {
 enum Soak {
     /// Kill drivers in the middle of DMA, and look for their devices' bytes in other processes' memory
     Guardian(vm::soak::Guardian),
+    /// Verify DMA while the kernel compacts, reclaims, splits, collapses and copies all of memory
+    Storms(vm::soak::Storms),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),
         Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
+        Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }

@@ -1,29 +1,47 @@
-//! A cgroup with little memory, for processes that are to run out of it.
+//! Cgroups with little memory, below where the scenario has mounted them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// Where the scenario has mounted cgroups.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Its directory.
-const GROUP: &str = "/sys/fs/cgroup/oom";
+/// A cgroup.
+#[derive(Clone, Copy)]
+pub(super) struct Cgroup(&'static str);
 
-/// Bytes that it has.
-pub(super) const MOST: usize = 16 << 20;
+/// For processes that are to run out of memory.
+pub(super) const OOM: Cgroup = Cgroup("oom");
+/// For a process that has more memory than it may, and so swaps all the time.
+pub(super) const SQUEEZED: Cgroup = Cgroup("squeezed");
+/// For a driver whose memory the kernel is to take back as well as it can.
+pub(super) const RECLAIMED: Cgroup = Cgroup("reclaimed");
 
-/// Makes it.
-pub(super) fn make() -> Result<()> {
-    write(&Path::new(ROOT).join("cgroup.subtree_control"), "+memory")?;
-    fs::create_dir_all(GROUP).context(GROUP)?;
-    write(&Path::new(GROUP).join("memory.max"), &MOST.to_string())
-}
+/// Bytes that [`OOM`] has.
+pub(super) const OOM_MOST: usize = 16 << 20;
 
-/// Puts this process into it.
-pub(super) fn enter() -> Result<()> {
-    write(&Path::new(GROUP).join("cgroup.procs"), "0")
+impl Cgroup {
+    /// Makes it, with so many bytes of memory at most.
+    pub(super) fn make(self, most: Option<usize>) -> Result<()> {
+        write(&Path::new(ROOT).join("cgroup.subtree_control"), "+memory")?;
+        fs::create_dir_all(self.directory()).context(self.0)?;
+        most.map_or(Ok(()), |most| write(&self.directory().join("memory.max"), &most.to_string()))
+    }
+
+    /// Puts this process into it.
+    pub(super) fn enter(self) -> Result<()> {
+        write(&self.directory().join("cgroup.procs"), "0")
+    }
+
+    /// Has the kernel take back so many bytes of it; answers whether it found as many.
+    pub(super) fn reclaim(self, bytes: usize) -> bool {
+        write(&self.directory().join("memory.reclaim"), &bytes.to_string()).is_ok()
+    }
+
+    fn directory(self) -> PathBuf {
+        Path::new(ROOT).join(self.0)
+    }
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::{Context, Device, ErrorKind, optin};
 
 use super::busy::Kind;
-use super::cgroup;
+use super::cgroup::{OOM, OOM_MOST};
 use crate::matrix::driver::PATIENCE;
 
 /// What it says when its device is writing.
@@ -19,14 +19,14 @@ pub(super) const ARMED: &str = "armed";
 pub(super) const STATUS: i32 = 7;
 
 /// What one that is to run out of memory takes before, and at once in the end: all that its cgroup has is soon gone then.
-const MUCH: usize = cgroup::MOST / 4 * 3;
-const TOO_MUCH: usize = cgroup::MOST;
+const MUCH: usize = OOM_MOST / 4 * 3;
+const TOO_MUCH: usize = OOM_MOST;
 
 /// Has the device write, says so, waits for a line, and dies that way; those that are killed wait for ever.
 pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
     if way == "oom" {
         // Before the device is opened: whatever is started with it is in there, too, unless it leaves by itself.
-        cgroup::enter()?;
+        OOM.enter()?;
     }
     let much = if way == "oom" { vec![1_u8; MUCH] } else { Vec::new() };
     optin::enable()?;

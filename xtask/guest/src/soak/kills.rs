@@ -17,8 +17,10 @@ use noiommu::optin;
 use serde_json::{Value, json};
 
 use super::busy::Kind;
+use super::cgroup::{OOM, OOM_MOST};
+use super::chance::Chance;
 use super::rescues::{self, Rescues};
-use super::{cgroup, driver, processes, progress};
+use super::{driver, processes, progress};
 use crate::matrix::driver::PATIENCE;
 use crate::matrix::{addresses, bind};
 
@@ -80,7 +82,7 @@ pub(super) fn run() -> Result<()> {
         _ => bail!("neither guarded nor waived: {head}"),
     };
     let rows: Vec<Row> = rows.lines().map(parse).collect::<Result<_>>()?;
-    cgroup::make()?;
+    OOM.make(Some(OOM_MOST))?;
     optin::enable()?;
     let mut soak = Soak::new(guarded, seed.parse().context("the seed")?)?;
     let places = prepare(&rows)?;
@@ -131,15 +133,14 @@ struct Soak {
     guarded: bool,
     churners: Vec<Churner>,
     rescues: Rescues,
-    /// The seed of what is left to chance.
-    seed: u64,
+    chance: Chance,
 }
 
 impl Soak {
     fn new(guarded: bool, seed: u64) -> Result<Self> {
         let cpus = available_parallelism().context("how many processors")?.get();
         let churners = (0..cpus).map(Churner::start).collect::<Result<_>>()?;
-        Ok(Self { guarded, churners, rescues: Rescues::follow()?, seed })
+        Ok(Self { guarded, churners, rescues: Rescues::follow()?, chance: Chance::new(seed) })
     }
 
     /// One driver lives and dies.
@@ -156,12 +157,12 @@ impl Soak {
             doomed.rotate_left((number % 2) as usize);
         }
         // Anywhere in what the device is doing.
-        sleep(Duration::from_micros(self.chance(number) % 15_000));
+        sleep(Duration::from_micros(self.chance.below(15_000)));
         driver.die(&row.way, &doomed)?;
 
         let mut foreign = Foreign::default();
         let died = Instant::now();
-        self.churn(&pace, 0, number, &mut foreign)?;
+        self.churn(&pace, 0, &mut foreign)?;
         let mut lines = self.rescues.new_lines()?;
         let is_due = self.guarded && row.way != "both" && row.way != "panic";
         while is_due && !lines.iter().any(|line| rescues::is_about(line, place, process)) {
@@ -173,7 +174,7 @@ impl Soak {
             lines.extend(self.rescues.new_lines()?);
         }
         let waited = died.elapsed();
-        self.churn(&pace, 1, number, &mut foreign)?;
+        self.churn(&pace, 1, &mut foreign)?;
         driver.end()?;
         if !self.guarded || row.way == "both" {
             // Before what it may be writing to goes to somebody else.
@@ -198,9 +199,9 @@ impl Soak {
     }
 
     /// Rounds of taking memory, and a check of all of it.
-    fn churn(&mut self, pace: &Pace, part: usize, number: u64, foreign: &mut Foreign) -> Result<()> {
-        for round in 0..pace.rounds[part] {
-            let salt = self.chance(number << 8 | (part as u64) << 7 | u64::from(round)) as u32;
+    fn churn(&mut self, pace: &Pace, part: usize, foreign: &mut Foreign) -> Result<()> {
+        for _ in 0..pace.rounds[part] {
+            let salt = self.chance.any() as u32;
             let order = format!("grow {} {salt}", pace.pages());
             self.tell(&order, foreign)?;
             sleep(pace.pause);
@@ -230,13 +231,6 @@ impl Soak {
             }
         }
         Ok(())
-    }
-
-    /// A number that follows from the run's seed.
-    fn chance(&self, number: u64) -> u64 {
-        let mut word = self.seed.wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word ^ (word >> 27)
     }
 }
 

@@ -52,21 +52,20 @@ pub(crate) struct Guardian {
 }
 
 /// Kills of the short form: with a guardian, and without.
-const SHORT_KILLS: u32 = 44;
-const SHORT_CONTROLS: u32 = 12;
+const SHORT: (u32, u32) = (44, 12);
 
 impl Guardian {
-    /// The short form: each way to die, and more of the usual one.
-    pub(crate) fn short() -> Self {
-        Self {
-            kills: SHORT_KILLS,
-            controls: SHORT_CONTROLS,
-            short: false,
-            suite: None,
-            seed: None,
-            json: false,
-            run: Options::default(),
-        }
+    /// How many are killed with a guardian, and without.
+    fn numbers(&self) -> (u32, u32) {
+        if self.short { SHORT } else { (self.kills, self.controls) }
+    }
+}
+
+/// The short form: each way to die, and more of the usual one.
+impl Default for Guardian {
+    fn default() -> Self {
+        let (kills, controls) = SHORT;
+        Self { kills, controls, short: true, suite: None, seed: None, json: false, run: Options::default() }
     }
 }
 
@@ -126,7 +125,7 @@ const ROWS: [Row; 23] = [
 
 /// What is killed without a guardian: the same, but that nobody can be killed who is not there. Few kills are all of the kind that
 /// has to corrupt memory.
-fn controls(kills: u32) -> Vec<&'static Row> {
+fn rows_of_control(kills: u32) -> Vec<&'static Row> {
     let all = ROWS.iter().filter(|row| row.way != "both");
     if kills as usize >= 2 * all.clone().count() {
         all.collect()
@@ -147,17 +146,15 @@ const SLOWEST: u64 = 20;
 
 /// Kills, and judges.
 pub(crate) fn guardian(project: &Project, options: &Guardian) -> Result<()> {
-    let short =
-        options.short.then(|| Guardian { json: options.json, run: options.run.clone(), ..Guardian::short() });
-    let options = short.as_ref().unwrap_or(options);
+    let (kills, controls) = options.numbers();
     apt::install(&HOST_PACKAGES)?;
     let kernel = kernel::stock(project, options.suite.as_deref())?;
     let seed = options.seed.map_or_else(draw, Ok)?;
     let guarded: Vec<&Row> = ROWS.iter().collect();
-    let waived = controls(options.controls);
+    let waived = rows_of_control(controls);
     // Shared out before anything is run: too few are told at once.
-    let guarded = plan(&guarded, options.kills).context("--kills")?;
-    let waived = plan(&waived, options.controls).context("--controls")?;
+    let guarded = plan(&guarded, kills).context("--kills")?;
+    let waived = plan(&waived, controls).context("--controls")?;
     // Built once: both are to run the same.
     let programs = pack::build_static(project, &STOCK_PROGRAMS)?;
     let soak = Soak { project, options, kernel: &kernel, programs: &programs, seed };
@@ -432,7 +429,7 @@ mod tests {
     }
 
     fn plans() -> (Plan<'static>, Plan<'static>) {
-        let (all, some): (Vec<&Row>, Vec<&Row>) = (ROWS.iter().collect(), controls(44));
+        let (all, some): (Vec<&Row>, Vec<&Row>) = (ROWS.iter().collect(), rows_of_control(44));
         (plan(&all, 100).unwrap(), plan(&some, 44).unwrap())
     }
 
@@ -462,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_control_that_shows_nothing_fails() {
-        assert_eq!(controls(3).len(), 3);
+        assert_eq!(rows_of_control(3).len(), 3);
         let (_, waived) = plans();
         let right = account(&waived, false);
         for device in ["edu", "ohci", "nvme"] {

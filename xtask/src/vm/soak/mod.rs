@@ -3,5 +3,7 @@
 
 mod guardian;
 mod shares;
+mod storms;
 
 pub(crate) use self::guardian::{Guardian, guardian};
+pub(crate) use self::storms::{Storms, storms};
