@@ -5,6 +5,7 @@ mod config;
 mod conformance;
 mod demo;
 mod doctor;
+mod guardian;
 mod list;
 mod optin;
 mod proof;
@@ -49,6 +50,7 @@ enum Room {
     Unbind(bind::UnbindArguments),
     /// Say what this machine and process lack for devices without an IOMMU, and what mends it
     Doctor(doctor::Options),
+    Guardian(guardian::Options),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
     /// Ask whoever answers for /dev/iommu and VFIO here what Linux 7.3 was asked, and compare
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Room::Bind(arguments) => bind::bind(&arguments),
         Room::Unbind(arguments) => bind::unbind(&arguments),
         Room::Doctor(options) => doctor::run(&options),
+        Room::Guardian(options) => guardian::run(&options),
         Room::Config(arguments) => config::run(&arguments),
         Room::Conformance(options) => conformance::run(&options),
         Room::Enable(options) => optin::enable(&options),

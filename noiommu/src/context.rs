@@ -86,13 +86,13 @@ impl Inner {
         Ok(held.insert(Arc::new(opened?)).clone())
     }
 
-    /// Whether a device that is opened now is to have no guardian.
+    /// Who is to guard a device that is opened now.
     ///
     /// # Errors
     /// EINVAL: the environment says something that means nothing.
-    pub(crate) fn is_guardian_waived(&self) -> Result<bool> {
-        let waived = guardian::Choice::of_environment()? == guardian::Choice::Waived;
-        Ok(waived || self.guardian_waived.load(Ordering::Relaxed))
+    pub(crate) fn guardian(&self) -> Result<guardian::Choice> {
+        let choice = guardian::Choice::of_environment()?;
+        Ok(if self.guardian_waived.load(Ordering::Relaxed) { guardian::Choice::Waived } else { choice })
     }
 
     pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {
@@ -193,12 +193,15 @@ impl Context {
     /// it is; `noiommu bind` binds. The environment variable `NOIOMMU_PROVIDER` (names of [`Provider`]s, separated by commas)
     /// leaves the choice to these.
     ///
-    /// The device is claimed for this process, enabled, and has bus mastering off.
+    /// The device is claimed for this process, enabled, and has bus mastering off. With the first one whose memory the engine pins, a
+    /// [guardian](crate::guardian) is started, which is forked from this process: open devices before you map much memory, which
+    /// the kernel copies for a moment then.
     ///
     /// # Errors
     /// [`ErrorKind::NoDevice`]; [`ErrorKind::Busy`]: another driver or another process has it;
     /// [`ErrorKind::NotEnabled`]: the administrator has not given the unsafe opt-in; [`ErrorKind::HasIommu`]: it stands
-    /// behind an IOMMU, and VFIO has not got it; [`ErrorKind::Unsupported`]: not to be had by the providers asked for, or this
+    /// behind an IOMMU, and VFIO has not got it; [`ErrorKind::NoGuardian`]: nobody would make it quiet when this process dies;
+    /// [`ErrorKind::Unsupported`]: not to be had by the providers asked for, or this
     /// engine's memory is simulated; what keeps the engine from pinning, where the device needs it. The device is as before
     /// then.
     pub fn open(&self, address: &str) -> Result<Device> {

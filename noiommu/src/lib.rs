@@ -41,6 +41,8 @@ mod memory;
 pub mod optin;
 pub mod pci;
 mod process;
+#[doc(hidden)]
+pub mod raw;
 pub mod serve;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};

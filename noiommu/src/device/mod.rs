@@ -42,7 +42,7 @@ pub use self::register::{ReadOnly, ReadWrite, Readable, Register, Writable, Writ
 pub(crate) use self::remains::{Remains, Reset, Window};
 pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
-use crate::guardian::Ward;
+use crate::guardian::{self, Ward};
 use crate::ioas::{self, Ioas};
 use crate::{Error, ErrorKind, Result, context};
 
@@ -280,8 +280,11 @@ impl Inner {
 impl Device {
     pub(crate) fn new(context: &Arc<context::Inner>, backend: Box<dyn Backend>) -> Result<Self> {
         let ward = match backend.remains()? {
-            Some(remains) if !context.is_guardian_waived()? => Some(Ward::new(backend.name(), remains)?),
-            _ => None,
+            Some(remains) => match context.guardian()? {
+                guardian::Choice::Waived => None,
+                choice => Some(Ward::new(backend.name(), remains, &choice)?),
+            },
+            None => None,
         };
         let id = context.engine().bind()?;
         let state = Mutex::new(State {

@@ -86,8 +86,7 @@ impl QuietStep {
     }
 
     /// Does it, if it [is sound](Self::is_sound) and [fits](Self::fits) these registers; answers whether what it waits for came.
-    /// Takes no memory.
-    pub(crate) fn run(&self, registers: &dyn Registers) -> Result<bool> {
+    fn run(&self, registers: &dyn Registers) -> Result<bool> {
         let (_, offset, width) = self.place();
         match *self {
             Self::Write { value, .. } => {
@@ -185,7 +184,7 @@ impl Device {
                     windows.push((index, inner.checked(inner.backend().window(index))?));
                 }
             }
-            ward.set_recipe(steps, windows);
+            ward.set_recipe(steps, windows)?;
         }
         state.recipe = recipe;
         Ok(())

@@ -3,7 +3,7 @@
 //! See *Documentation/PCI/sysfs-pci.rst* of the kernel for the files. A kernel in lockdown refuses them.
 
 use std::io::ErrorKind as Io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -187,25 +187,33 @@ fn lock(config: &OwnedFd, name: &str) -> Result<()> {
     const GUARDIAN: u32 = 90_000;
     /// How many milliseconds pass between a death and the guardian's taking over.
     const TAKING_OVER: u32 = 200;
+    /// How many milliseconds pass between two tries.
+    const STEP: u32 = 5;
     let try_lock = |how| rustix::io::retry_on_intr(|| rustix::fs::flock(config, how)).is_ok();
-    let (mut waited, mut most) = (0, TAKING_OVER);
+    // Milliseconds with a guardian, and with somebody else, who may be dead already.
+    let (mut with_guardian, mut with_other) = (0, 0);
     while !try_lock(FlockOperation::NonBlockingLockExclusive) {
         if try_lock(FlockOperation::NonBlockingLockShared) {
             // Given back, so that somebody gets the exclusive one.
             try_lock(FlockOperation::Unlock);
-            most = GUARDIAN;
+            with_guardian += STEP;
+        } else {
+            with_other += STEP;
         }
-        if waited >= most {
-            let (by, remedy) = if most == GUARDIAN {
-                ("the guardian of a process that died", "see what it says in the kernel's log (dmesg)")
-            } else {
-                ("another process", "end the program that drives it")
-            };
+        let busy = |by: &str, remedy: &str| {
             let cause = format!("{name} is in use by {by}");
-            return Err(Error::new(ErrorKind::Busy, Errno::EBUSY, cause).with_remedy(remedy));
+            Err(Error::new(ErrorKind::Busy, Errno::EBUSY, cause).with_remedy(remedy))
+        };
+        if with_guardian > GUARDIAN {
+            return busy(
+                "the guardian of a process that died, and is not quiet",
+                "see what it says in the kernel's log (dmesg)",
+            );
         }
-        std::thread::sleep(Duration::from_millis(5));
-        waited += 5;
+        if with_other > TAKING_OVER {
+            return busy("another process", "end the program that drives it");
+        }
+        std::thread::sleep(Duration::from_millis(STEP.into()));
     }
     Ok(())
 }
@@ -412,7 +420,7 @@ impl MappedBar {
     }
 
     /// Maps `size` bytes of registers that begin `shift` bytes behind `offset`, which is that of a page, in a file.
-    pub(crate) fn of_file(file: &impl AsFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
+    pub(super) fn of_file(file: &OwnedFd, offset: u64, shift: usize, size: u64) -> std::io::Result<Self> {
         let mapped = usize::try_from(size)
             .ok()
             .and_then(|size| size.checked_add(shift)?.checked_next_multiple_of(rustix::param::page_size()))

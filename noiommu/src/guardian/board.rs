@@ -16,11 +16,11 @@ pub(super) const SLOTS: usize = 256;
 pub(super) const DIED: u32 = 0x4000_0000;
 
 /// A slot without a device.
-const FREE: u32 = 0;
+pub(super) const FREE: u32 = 0;
 /// A device that cannot reach memory.
-const HELD: u32 = 1;
+pub(super) const HELD: u32 = 1;
 /// A device that may be doing DMA.
-const LOOSE: u32 = 2;
+pub(super) const LOOSE: u32 = 2;
 
 /// What both see. Zero bytes are one without devices, whose guardian has not begun.
 ///
@@ -104,6 +104,20 @@ impl Board {
         if let Some(slot) = self.slots.get(index) {
             slot.state.store(FREE, Ordering::Release);
         }
+    }
+
+    /// The state of a slot.
+    pub(super) fn state(&self, index: usize) -> u32 {
+        self.slots.get(index).map_or(FREE, |slot| slot.state.load(Ordering::Acquire))
+    }
+
+    /// Copies a record, and answers its state. For whoever has the lock.
+    pub(super) fn get(&self, index: usize, into: &mut Record) -> u32 {
+        if let Some(slot) = self.slots.get(index) {
+            // SAFETY: see [`Board`]: this is the driver's own lock.
+            *into = unsafe { slot.record.get().read() };
+        }
+        self.state(index)
     }
 
     /// Copies the record of a device that may be doing DMA; false: there is none in the slot. For when nobody writes any more.

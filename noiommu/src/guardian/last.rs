@@ -3,17 +3,14 @@
 //! Takes no memory from the heap.
 
 use std::fmt::{self, Write as _};
-use std::time::Duration;
-
-use rustix::fs::{CWD, Mode, OFlags};
 
 use super::board::{Board, SLOTS, blank};
-use super::record::{Record, borrow};
+use super::record::Record;
 use super::rescue::{self, Outcome};
-use super::watch;
+use super::sys;
 
-/// How long to wait before a device that is not quiet is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
+/// How many milliseconds to wait before a device that is not quiet is tried again.
+pub(super) const AGAIN: u32 = 5000;
 
 /// Makes all devices quiet that may be doing DMA. Returns when all are: until then the caller holds what pins memory.
 pub(super) fn rescue_all(board: &Board, driver: i32) {
@@ -45,9 +42,9 @@ pub(super) fn rescue_all(board: &Board, driver: i32) {
         }
         if std::mem::take(&mut first) {
             // Nobody shall wait for the end of a pipe as long as this may take.
-            watch::close(libc::STDERR_FILENO);
+            sys::close(libc::STDERR_FILENO);
         }
-        std::thread::sleep(AGAIN);
+        sys::pause(AGAIN);
     }
 }
 
@@ -65,14 +62,15 @@ pub(super) fn tell(record: &Record, driver: i32, outcome: Outcome) {
             line,
             "noiommu-guardian: {name}: process {driver} is gone; NOT QUIET: {outcome}; its memory stays pinned by process {} until it is \
              (reset or remove the device)",
-            std::process::id()
+            sys::process()
         )
     };
     let _ = line.write_char('\n');
-    // SAFETY: whatever is under the number, a line to it is what standard error is for; where nothing is, the kernel says so.
-    let _ = rustix::io::write(unsafe { borrow(libc::STDERR_FILENO) }, line.text());
-    if let Ok(log) = rustix::fs::openat(CWD, c"/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        let _ = rustix::io::write(&log, line.text());
+    // Whatever is under the number: a line to it is what standard error is for.
+    sys::write(libc::STDERR_FILENO, line.text());
+    if let Some(log) = sys::open(c"/dev/kmsg", libc::O_WRONLY) {
+        sys::write(log, line.text());
+        sys::close(log);
     }
 }
 

@@ -6,10 +6,9 @@
 //!
 //! Takes no memory from the heap, which is what it unmaps.
 
-use std::ffi::c_void;
 use std::ops::Range;
 
-use rustix::fs::{Mode, OFlags};
+use super::sys;
 
 /// A file that is mapped, by device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -126,7 +125,7 @@ pub(super) unsafe fn give_up(needed: &[Range<usize>]) -> bool {
                 };
                 if end > start {
                     // SAFETY: as the caller has promised: nothing uses it.
-                    let _ = unsafe { rustix::mm::munmap(start as *mut c_void, end - start) };
+                    unsafe { sys::unmap(start, end - start) };
                 }
                 start = resume;
             }
@@ -146,23 +145,24 @@ fn page_after(address: usize) -> usize {
 
 /// Reads the list of mappings. The kernel goes on by address, so it may change meanwhile.
 fn each_line(mut each: impl FnMut(Line)) -> bool {
-    let Ok(file) = rustix::fs::open(c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    else {
-        return false;
-    };
+    let Some(file) = sys::open(c"/proc/self/maps", libc::O_RDONLY) else { return false };
+    let whole = each_line_of(|into| sys::read(file, into), &mut each);
+    sys::close(file);
+    whole
+}
+
+fn each_line_of(mut read: impl FnMut(&mut [u8]) -> Option<usize>, each: &mut impl FnMut(Line)) -> bool {
     // A line is longer than this only by its name, of which the beginning is enough.
     let mut bytes = [0u8; 8192];
     let mut filled = 0;
     // The rest of a line that was too long is left out.
     let mut skipping = false;
     loop {
-        let Ok(read) = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes[filled..])) else {
-            return false;
-        };
-        if read == 0 {
-            return true;
+        match read(&mut bytes[filled..]) {
+            None => return false,
+            Some(0) => return true,
+            Some(length) => filled += length,
         }
-        filled += read;
         let mut start = 0;
         while let Some(length) = bytes[start..filled].iter().position(|byte| *byte == b'\n') {
             if !std::mem::take(&mut skipping)

@@ -17,6 +17,9 @@
 //!
 //! A device that cannot be made quiet keeps its memory pinned, and the guardian goes on trying.
 //!
+//! It takes the table of descriptors for the driver's threads' and its own: a program that shares its table with other processes
+//! (clone with CLONE_FILES) shall drop its devices before it ends.
+//!
 //! The guardian's own death is seen by the driver: from then on nothing is mapped and no device is let loose
 //! ([`ErrorKind::NoGuardian`]) until [`restart`] has started another.
 //!
@@ -32,22 +35,32 @@
 
 mod board;
 mod cgroup;
+mod client;
+mod fuzzing;
 mod last;
 mod memory;
 mod own;
 mod record;
 mod rescue;
+mod service;
+mod sys;
 mod watch;
+mod wire;
 
 use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use noiommu_core::Errno;
 
 use self::board::{Board, DIED};
+use self::client::Client;
+#[doc(hidden)]
+pub use self::fuzzing::play_service;
 use self::own::Own;
 use self::record::Record;
+pub use self::service::Service;
 use crate::device::{QuietStep, Remains, Window};
 use crate::{Error, ErrorKind, Result};
 
@@ -83,8 +96,12 @@ pub enum Status {
 /// What the kit is told to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Choice {
+    /// The service where it is there, else a process of its own.
+    Best,
     /// A process of its own.
     Own,
+    /// The service that listens here.
+    Service(PathBuf),
     /// Nobody.
     Waived,
 }
@@ -100,10 +117,15 @@ impl Choice {
 
     fn parse(text: Option<&str>) -> Result<Self> {
         match text.map(str::trim) {
-            None | Some("" | "own") => Ok(Self::Own),
+            None | Some("") => Ok(Self::Best),
+            Some("own") => Ok(Self::Own),
+            Some("service") => Ok(Self::Service(SOCKET.into())),
             Some("waived") => Ok(Self::Waived),
-            Some(other) => Err(Error::argument(format!("{VARIABLE} is {other:?}"))
-                .with_remedy("it is own, service, service:PATH or waived")),
+            Some(other) => match other.strip_prefix("service:") {
+                Some(path) if !path.is_empty() => Ok(Self::Service(path.into())),
+                _ => Err(Error::argument(format!("{VARIABLE} is {other:?}"))
+                    .with_remedy("it is own, service, service:PATH or waived")),
+            },
         }
     }
 }
@@ -113,43 +135,117 @@ struct Current {
     /// The process that has it: a forked child has none.
     process: u32,
     board: &'static Board,
-    own: Own,
+    keeper: Keeper,
 }
 
-static CURRENT: Mutex<Option<Current>> = Mutex::new(None);
+/// Who it is.
+enum Keeper {
+    Own(Own),
+    Service { path: PathBuf, client: Client },
+}
+
+/// Something that is open here and pins memory.
+struct Holder {
+    file: RawFd,
+    /// What the service calls it.
+    number: Option<u32>,
+}
+
+/// What the guardian of a process has to know, under one lock.
+#[derive(Default)]
+struct State {
+    current: Option<Current>,
+    holders: Vec<Holder>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { current: None, holders: Vec::new() });
 
 /// The word that tells of the guardian's death, once there is one: looked at before each pin, at the cost of two loads.
 static ALIVE: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-fn current() -> MutexGuard<'static, Option<Current>> {
-    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The guardian of this process, started if there is none.
-fn ensure(current: &mut Option<Current>) -> Result<&mut Current> {
-    let process = crate::process::id();
-    if current.as_ref().is_none_or(|current| current.process != process) {
-        // That of a parent stays the parent's.
-        let board = Board::new()?;
-        let own = own::start(board)?;
-        begun(board, own);
-        *current = Some(Current { process, board, own });
+impl State {
+    /// The guardian of this process, if it has one.
+    fn current(&self) -> Option<&Current> {
+        self.current.as_ref().filter(|current| current.process == crate::process::id())
     }
-    match current {
-        Some(current) if current.board.is_dead() => Err(dead()),
-        Some(current) => Ok(current),
-        None => Err(Errno::EIO.into()),
+
+    /// The guardian of this process, started if there is none.
+    fn ensure(&mut self, choice: &Choice) -> Result<&Current> {
+        if self.current().is_none() {
+            // That of a parent stays the parent's; and so do what it has open, and what it calls it.
+            let board = Board::new()?;
+            self.holders.iter_mut().for_each(|holder| holder.number = None);
+            let keeper = match choice {
+                Choice::Service(path) => Keeper::service(path, board, &mut self.holders)?,
+                Choice::Best if crate::files::exists(Path::new(SOCKET)) => {
+                    match Keeper::service(Path::new(SOCKET), board, &mut self.holders) {
+                        Ok(keeper) => keeper,
+                        Err(error) => {
+                            tracing::warn!(%error, "a guardian of the process's own takes the place of the service");
+                            Keeper::Own(own::start(board)?)
+                        }
+                    }
+                }
+                _ => Keeper::Own(own::start(board)?),
+            };
+            let current = Current { process: crate::process::id(), board, keeper };
+            current.begun();
+            self.current = Some(current);
+        }
+        match self.current() {
+            Some(current) if current.board.is_dead() => Err(dead()),
+            Some(current) => Ok(current),
+            None => Err(Errno::EIO.into()),
+        }
     }
 }
 
-fn begun(board: &'static Board, own: Own) {
-    ALIVE.store(std::ptr::from_ref(&board.guardian).cast_mut(), Ordering::Release);
-    let apart = board.apart.load(Ordering::Relaxed) != 0;
-    tracing::info!(process = own.process, apart, "a guardian has been started");
-    if !apart {
-        tracing::warn!(
-            "the guardian is in the driver's cgroup: where all of that is ended at once, run it as a service (noiommu guardian --listen)"
-        );
+impl Keeper {
+    fn service(path: &Path, board: &'static Board, holders: &mut [Holder]) -> Result<Self> {
+        Ok(Self::Service { path: path.to_owned(), client: Client::new(path, board, holders)? })
+    }
+}
+
+impl Current {
+    fn begun(&self) {
+        ALIVE.store(std::ptr::from_ref(&self.board.guardian).cast_mut(), Ordering::Release);
+        match &self.keeper {
+            Keeper::Own(own) => {
+                let apart = self.board.apart.load(Ordering::Relaxed) != 0;
+                tracing::info!(process = own.process, apart, "a guardian has been started");
+                if !apart {
+                    tracing::warn!(
+                        "the guardian is in the driver's cgroup: where all of that is ended at once, run it as a service \
+                         (noiommu guardian --listen)"
+                    );
+                }
+            }
+            Keeper::Service { path, .. } => {
+                tracing::info!(socket = %path.display(), "the guardian's service has been told");
+            }
+        }
+    }
+
+    /// Has the guardian know what the board has in a slot.
+    fn tell(&self, slot: usize) -> Result<()> {
+        match &self.keeper {
+            // It sees the board itself.
+            Keeper::Own(_) => Ok(()),
+            Keeper::Service { client, .. } => client.tell(self.board, slot),
+        }
+    }
+
+    /// Has the guardian hold what pins memory; answers what it calls it.
+    fn hold(&self, file: RawFd) -> Result<Option<u32>> {
+        match &self.keeper {
+            Keeper::Own(own) if own::shares_descriptors(own.process) => Ok(None),
+            Keeper::Own(_) => Err(left()),
+            Keeper::Service { client, .. } => client.hold(file).map(Some),
+        }
     }
 }
 
@@ -177,37 +273,46 @@ pub(crate) fn check() -> Result<()> {
 /// Who guards this process.
 #[must_use]
 pub fn status() -> Status {
-    match &*current() {
-        Some(current) if current.process == crate::process::id() => {
-            if current.board.is_dead() {
-                Status::Dead
-            } else {
+    match state().current() {
+        None => Status::None,
+        Some(current) if current.board.is_dead() => Status::Dead,
+        Some(current) => match &current.keeper {
+            Keeper::Own(own) => {
                 let apart = current.board.apart.load(Ordering::Relaxed) != 0;
-                Status::Own { process: current.own.process, apart }
+                Status::Own { process: own.process, apart }
             }
-        }
-        _ => Status::None,
+            Keeper::Service { .. } => Status::Service,
+        },
     }
 }
 
-/// Starts another guardian in the place of one that has died, for all devices that are open. Does nothing where the guardian lives,
-/// and where there never was one.
+/// Puts another guardian in the place of one that has died, for all devices that are open and all memory that is pinned. Does nothing
+/// where the guardian lives, and where there never was one.
 ///
-/// It is forked from this process, whose pinned memory the kernel copies for a moment: with much of it that takes time and
-/// memory.
+/// A process of the driver's own is forked from it, and the kernel copies pinned memory for that, for a moment: with much of it
+/// that takes time and memory.
 ///
 /// # Errors
 /// [`ErrorKind::NoGuardian`]: why it could not be started.
 pub fn restart() -> Result<()> {
-    let mut current = current();
-    let Some(current) = current.as_mut().filter(|current| current.process == crate::process::id()) else {
+    let mut state = state();
+    let state = &mut *state;
+    let process = crate::process::id();
+    let Some(current) = state.current.as_mut().filter(|current| current.process == process) else {
         return Ok(());
     };
     if current.board.is_dead() {
-        own::reap(current.own.process.cast_signed());
         // The board has all devices on it, as they are.
-        current.own = own::start(current.board)?;
-        begun(current.board, current.own);
+        match &mut current.keeper {
+            Keeper::Own(own) => {
+                own::reap(own.process.cast_signed());
+                *own = own::start(current.board)?;
+            }
+            Keeper::Service { path, client } => {
+                *client = Client::new(path, current.board, &mut state.holders)?;
+            }
+        }
+        current.begun();
     }
     Ok(())
 }
@@ -226,11 +331,11 @@ impl Ward {
     ///
     /// # Errors
     /// [`ErrorKind::NoGuardian`]: there is none, and none can be started.
-    pub(crate) fn new(name: &str, remains: Remains) -> Result<Self> {
+    pub(crate) fn new(name: &str, remains: Remains, choice: &Choice) -> Result<Self> {
         let record = Box::new(Record::new(name, &remains));
-        let mut current = current();
-        let current = ensure(&mut current)?;
-        if !own::shares_descriptors(current.own.process) {
+        let mut state = state();
+        let current = state.ensure(choice)?;
+        if matches!(&current.keeper, Keeper::Own(own) if !own::shares_descriptors(own.process)) {
             return Err(left());
         }
         let slot = current.board.add(&record).ok_or_else(|| {
@@ -244,14 +349,31 @@ impl Ward {
         Ok(Self { slot, record, _remains: remains, windows: Vec::new() })
     }
 
-    /// Changes what is told of the recipe: at most [`MOST_STEPS`](crate::device::MOST_STEPS) steps, with how to reach their BARs.
-    pub(crate) fn set_recipe(&mut self, steps: &[QuietStep], windows: Vec<(u8, Window)>) {
-        self.record.set_recipe(steps, &windows);
-        if let Some(current) = &*current() {
-            current.board.replace(self.slot, &self.record);
+    /// The same as the environment says; `None`: waived.
+    ///
+    /// # Errors
+    /// As for [`Ward::new`]; EINVAL: the environment says something that means nothing.
+    pub(crate) fn by_environment(name: &str, remains: Remains) -> Result<Option<Self>> {
+        match Choice::of_environment()? {
+            Choice::Waived => Ok(None),
+            choice => Self::new(name, remains, &choice).map(Some),
         }
-        // Closed after it is not told of any more.
-        self.windows = windows;
+    }
+
+    /// Changes what is told of the recipe: at most [`MOST_STEPS`](crate::device::MOST_STEPS) steps, with how to reach their BARs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoGuardian`]: the guardian has died, or does not take it; it knows what it knew then.
+    pub(crate) fn set_recipe(&mut self, steps: &[QuietStep], windows: Vec<(u8, Window)>) -> Result<()> {
+        let mut record = self.record.clone();
+        record.set_recipe(steps, &windows);
+        if let Some(current) = state().current() {
+            current.board.replace(self.slot, &record);
+            current.tell(self.slot).inspect_err(|_| current.board.replace(self.slot, &self.record))?;
+        }
+        // What was before is closed after it is not told of any more.
+        (self.record, self.windows) = (record, windows);
+        Ok(())
     }
 
     /// From now on the device may be doing DMA.
@@ -260,28 +382,27 @@ impl Ward {
     /// [`ErrorKind::NoGuardian`]: the guardian has died.
     pub(crate) fn let_loose(&self) -> Result<()> {
         check()?;
-        self.set_loose(true);
-        Ok(())
+        let state = state();
+        let Some(current) = state.current() else { return Err(dead()) };
+        current.board.set_loose(self.slot, true);
+        current.tell(self.slot).inspect_err(|_| current.board.set_loose(self.slot, false))
     }
 
     /// The device has been made quiet.
     pub(crate) fn now_quiet(&self) {
-        self.set_loose(false);
-    }
-
-    fn set_loose(&self, loose: bool) {
-        if let Some(current) = &*current() {
-            current.board.set_loose(self.slot, loose);
+        if let Some(current) = state().current() {
+            current.board.set_loose(self.slot, false);
+            // One that has not heard of it makes it quiet once more.
+            let _ = current.tell(self.slot);
         }
     }
 }
 
 impl Drop for Ward {
     fn drop(&mut self) {
-        if let Some(current) = &*current()
-            && current.process == crate::process::id()
-        {
+        if let Some(current) = state().current() {
             current.board.remove(self.slot);
+            let _ = current.tell(self.slot);
         }
     }
 }
@@ -296,16 +417,36 @@ fn left() -> Error {
     .with_remedy("call unshare(CLONE_FILES) before the first device is opened, or not at all")
 }
 
-/// Says that a descriptor has been opened that pins memory, before any address of that memory is told.
-///
-/// # Errors
-/// [`ErrorKind::NoGuardian`]: there is a guardian, and it does not have the descriptor.
-pub(crate) fn hold(_file: RawFd) -> Result<()> {
-    match &*current() {
-        Some(current) if current.process == crate::process::id() => {
-            if own::shares_descriptors(current.own.process) { Ok(()) } else { Err(left()) }
+/// A descriptor that pins memory, which the guardian holds too if there is one, or will once there is.
+#[derive(Debug)]
+pub(crate) struct Held(RawFd);
+
+impl Held {
+    /// Tells of it, before any address of that memory is told. It must be dropped before the descriptor is closed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoGuardian`]: there is a guardian, and it does not have the descriptor.
+    pub(crate) fn new(file: RawFd) -> Result<Self> {
+        let mut state = state();
+        let number = match state.current() {
+            Some(current) => current.hold(file)?,
+            None => None,
+        };
+        state.holders.push(Holder { file, number });
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = state();
+        let Some(at) = state.holders.iter().position(|holder| holder.file == self.0) else { return };
+        let holder = state.holders.swap_remove(at);
+        if let Some(number) = holder.number
+            && let Some(Current { keeper: Keeper::Service { client, .. }, .. }) = state.current()
+        {
+            client.release(number);
         }
-        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,8 @@
 //! the driver dies: nothing is handed over, so nothing can be refused (by Yama, by a process that is not dumpable), and no address
 //! leaves the kit before the guardian holds the ring that pins it. When the driver is dead the table is the guardian's alone.
 //!
-//! What runs in the child here takes no memory from the heap and makes no error of the kit's: see [`memory`](super::memory).
+//! What runs in the child takes no memory from the heap, makes no error of the kit's and calls nothing of the C library's: see
+//! [`memory`](super::memory) and [`sys`](super::sys).
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +14,8 @@ use std::time::Duration;
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::board::{Board, DIED};
-use super::{cgroup, memory, watch};
+use super::{cgroup, memory, sys, watch};
+use crate::raw::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of the guardian's stack.
@@ -94,9 +96,7 @@ pub(super) fn reap(child: i32) -> bool {
 /// Whether this thread and the guardian still have one table of descriptors. A program that takes its own (unshare) has left the
 /// guardian with the old one.
 pub(super) fn shares_descriptors(guardian: u32) -> bool {
-    // SAFETY: numbers alone.
-    let thread = unsafe { libc::gettid() };
-    watch::same_descriptors(thread, guardian.cast_signed()) != Some(false)
+    sys::same_descriptors(sys::thread(), guardian.cast_signed()) != Some(false)
 }
 
 /// Memory for the guardian's stack.
@@ -161,11 +161,7 @@ extern "C" fn run(start: *mut c_void) -> c_int {
     let stack = start.stack.clone();
     let (at, length) = board.range();
     // A session of its own: nothing that happens to the driver's terminal or process group reaches it.
-    // SAFETY: numbers and a constant string alone.
-    unsafe {
-        libc::setsid();
-        libc::prctl(libc::PR_SET_NAME, c"noiommu-guard".as_ptr());
-    }
+    sys::set_apart(c"noiommu-guard");
     // SAFETY: a process of one thread, which uses its code, its stack and the board from here on.
     if !unsafe { memory::give_up(&[stack, at..at + length]) } {
         // It goes on with the driver's memory: more than it needs, but no less right.
@@ -173,11 +169,9 @@ extern "C" fn run(start: *mut c_void) -> c_int {
     }
     let apart = cgroup::leave();
     board.apart.store(apart.into(), Ordering::Relaxed);
-    // SAFETY: no argument.
-    let own = unsafe { libc::gettid() }.cast_unsigned();
     let mut robust = Robust::new(&board.guardian);
     robust.register();
-    board.guardian.store(own, Ordering::Release);
+    board.guardian.store(sys::thread().cast_unsigned(), Ordering::Release);
     watch::until_death(parent);
     watch::keep_only(board);
     super::last::rescue_all(board, parent);
@@ -214,6 +208,6 @@ impl Robust {
         self.entry = std::ptr::from_ref(self);
         self.offset = (self.word as isize).wrapping_sub(entry as isize);
         // SAFETY: only tells an address; the kernel asks for the size of its head: three words.
-        unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const *self, 3 * size_of::<usize>()) };
+        unsafe { system!(SYS_set_robust_list, &raw const *self, 3 * size_of::<usize>()) };
     }
 }

@@ -185,6 +185,14 @@ impl Record {
         let bars = self.bars.iter().map(|bar| bar.file);
         [self.config, self.reset].into_iter().chain(bars).filter(|file| *file >= 0)
     }
+
+    /// Puts others in the place of its descriptors.
+    pub(super) fn map_files(&mut self, mut other: impl FnMut(RawFd) -> Option<RawFd>) {
+        let bars = self.bars.iter_mut().map(|bar| &mut bar.file);
+        for file in [&mut self.config, &mut self.reset].into_iter().chain(bars) {
+            *file = if *file >= 0 { other(*file).unwrap_or(NONE) } else { NONE };
+        }
+    }
 }
 
 impl From<QuietStep> for Step {

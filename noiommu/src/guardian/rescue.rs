@@ -4,19 +4,15 @@
 //! the kit's is made: a call that fails is a step that was not done.
 
 use std::fmt;
-use std::os::fd::{BorrowedFd, RawFd};
-use std::time::Duration;
+use std::os::fd::RawFd;
 
-use noiommu_core::Errno;
 use noiommu_uapi::vfio::device::VFIO_DEVICE_RESET;
-use rustix::fs::FlockOperation;
 
-use super::record::{Place, Record, ResetBy, borrow};
+use super::record::{Place, Record, ResetBy};
+use super::sys;
 use crate::device::{
-    COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_RESERVED, MappedBar, QuietStep, Registers,
-    TRANSACTIONS_PENDING,
+    COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_RESERVED, QuietStep, TRANSACTIONS_PENDING,
 };
-use crate::{Result, ioctl};
 
 /// What was done to a device, and what was seen of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,24 +74,21 @@ impl fmt::Display for Outcome {
 
 /// The config space of a device, by descriptor.
 #[derive(Clone, Copy)]
-struct Config<'a> {
-    file: BorrowedFd<'a>,
+struct Config {
+    file: RawFd,
     offset: u64,
 }
 
-impl Config<'_> {
+impl Config {
     fn read(self, at: u16) -> Option<u16> {
         let mut bytes = [0; 2];
         let place = self.offset.checked_add(at.into())?;
-        let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut bytes, place));
-        (read == Ok(bytes.len())).then_some(u16::from_le_bytes(bytes))
+        sys::read_at(self.file, &mut bytes, place).then_some(u16::from_le_bytes(bytes))
     }
 
     fn write(self, at: u16, value: u16) -> bool {
-        let Some(place) = self.offset.checked_add(at.into()) else { return false };
-        let written =
-            rustix::io::retry_on_intr(|| rustix::io::pwrite(self.file, &value.to_le_bytes(), place));
-        written == Ok(2)
+        let place = self.offset.checked_add(at.into());
+        place.is_some_and(|place| sys::write_at(self.file, &value.to_le_bytes(), place))
     }
 
     /// Clears and sets bits of the command register, and reads it back.
@@ -116,21 +109,16 @@ impl Config<'_> {
             if self.read(status)? & TRANSACTIONS_PENDING == 0 {
                 return Some(false);
             }
-            pause(1);
+            sys::pause(1);
         }
         Some(true)
     }
 }
 
-fn pause(milliseconds: u64) {
-    std::thread::sleep(Duration::from_millis(milliseconds));
-}
-
 /// Tells whoever wants the device that it is being made quiet: the lock by which it is claimed becomes a shared one.
 pub(super) fn mark(record: &Record) {
     if let Some((file, _)) = record.config() {
-        // SAFETY: not negative; closed by this thread alone.
-        let _ = rustix::fs::flock(unsafe { borrow(file) }, FlockOperation::NonBlockingLockShared);
+        sys::lock(file, libc::LOCK_SH | libc::LOCK_NB);
     }
 }
 
@@ -142,17 +130,14 @@ pub(super) fn rescue(record: &Record) -> Outcome {
     let mut outcome = Outcome::default();
     let reached = quiet(record, &mut outcome);
     outcome.unreachable = reached.is_none();
-    // SAFETY: not negative; that it may not be open is what is asked.
-    let is_open = |file| rustix::io::fcntl_getfd(unsafe { borrow(file) }).is_ok();
-    outcome.lost = outcome.unreachable && !record.config().is_some_and(|(file, _)| is_open(file));
+    outcome.lost = outcome.unreachable && !record.config().is_some_and(|(file, _)| sys::is_open(file));
     outcome
 }
 
 /// `None`: config space did not answer.
 fn quiet(record: &Record, outcome: &mut Outcome) -> Option<()> {
     let (file, offset) = record.config()?;
-    // SAFETY: not negative; closed by this thread alone.
-    let config = Config { file: unsafe { borrow(file) }, offset };
+    let config = Config { file, offset };
     if config.is_gone()? {
         outcome.gone = true;
         return Some(());
@@ -178,20 +163,13 @@ fn quiet(record: &Record, outcome: &mut Outcome) -> Option<()> {
 
 fn reset(by: ResetBy) -> bool {
     match by {
-        ResetBy::File(file) => {
-            // SAFETY: not negative; closed by this thread alone.
-            let file = unsafe { borrow(file) };
-            rustix::io::retry_on_intr(|| rustix::io::pwrite(file, b"1\n", 0)) == Ok(2)
-        }
+        ResetBy::File(file) => sys::write_at(file, b"1\n", 0),
         ResetBy::Vfio(file) => {
-            // SAFETY: as above.
-            let file = unsafe { borrow(file) };
             // EAGAIN: somebody else has the device's lock for a moment.
             for _ in 0..100 {
-                // SAFETY: no argument.
-                match unsafe { ioctl::call(&file, VFIO_DEVICE_RESET, 0) } {
-                    Ok(_) => return true,
-                    Err(Errno::EAGAIN | Errno::EINTR) => pause(10),
+                match sys::ioctl(file, VFIO_DEVICE_RESET) {
+                    Ok(()) => return true,
+                    Err(libc::EAGAIN | libc::EINTR) => sys::pause(10),
                     Err(_) => return false,
                 }
             }
@@ -211,79 +189,132 @@ fn run_recipe(record: &Record) -> bool {
     came
 }
 
+/// Does a step; answers whether what it waits for came. `None`: its registers cannot be reached.
 fn run_step(record: &Record, bars: &mut [Option<Reached>; 6], step: QuietStep) -> Option<bool> {
-    let index = step.place().0;
+    let (index, offset, width) = step.place();
     let bar = bars.get_mut(usize::from(index))?;
     if bar.is_none() {
         *bar = Reached::new(record.place(index)?);
     }
-    let registers = bar.as_ref()?.registers();
-    // Nothing here answers an error.
-    if step.fits(registers.size()) { step.run(registers).ok() } else { None }
+    let bar = bar.as_ref().filter(|bar| step.fits(bar.size()))?;
+    match step {
+        QuietStep::Write { value, .. } => bar.write(offset, width, value),
+        QuietStep::Update { clear, set, .. } => {
+            let value = bar.read(offset, width);
+            bar.write(offset, width, value & !clear | set);
+        }
+        QuietStep::Wait { mask, value, timeout, .. } => {
+            let mut left = timeout.as_millis();
+            while bar.read(offset, width) & mask != value {
+                if left == 0 {
+                    return Some(false);
+                }
+                sys::pause(1);
+                left -= 1;
+            }
+        }
+    }
+    Some(true)
 }
 
 /// A BAR that has been reached.
 enum Reached {
-    Mapped(MappedBar),
-    Transfer(Transfer),
+    /// Registers at `first`, in `mapped` bytes that begin at `base`.
+    Mapped {
+        base: *mut u8,
+        mapped: usize,
+        first: *mut u8,
+        size: u64,
+    },
+    Transfer {
+        file: RawFd,
+        offset: u64,
+        size: u64,
+    },
 }
 
 impl Reached {
     fn new(place: Place) -> Option<Self> {
         match place {
+            Place::Transfer { file, offset, length } => Some(Self::Transfer { file, offset, size: length }),
             Place::Mapped { file, offset, shift, length } => {
-                // SAFETY: not negative; closed by this thread alone.
-                let file = unsafe { borrow(file) };
-                MappedBar::of_file(&file, offset, shift, length).ok().map(Self::Mapped)
-            }
-            Place::Transfer { file, offset, length } => {
-                Some(Self::Transfer(Transfer { file, offset, length }))
+                let mapped = usize::try_from(length).ok()?.checked_add(shift)?;
+                let base = sys::map(file, offset, mapped)?;
+                // SAFETY: within what has been mapped, or just behind it where there is nothing.
+                let first = unsafe { base.add(shift) };
+                Some(Self::Mapped { base, mapped, first, size: length })
             }
         }
     }
 
-    fn registers(&self) -> &dyn Registers {
-        match self {
-            Self::Mapped(bar) => bar,
-            Self::Transfer(transfer) => transfer,
-        }
-    }
-}
-
-/// Registers that are read and written through a file. What fails reads as ones, and is not written.
-struct Transfer {
-    file: RawFd,
-    offset: u64,
-    length: u64,
-}
-
-impl Registers for Transfer {
     fn size(&self) -> u64 {
-        self.length
-    }
-
-    fn read(&self, offset: u64, width: u8) -> Result<u64> {
-        let mut bytes = [0; 8];
-        let (Some(part), Some(place)) =
-            (bytes.get_mut(..usize::from(width)), self.offset.checked_add(offset))
-        else {
-            return Ok(u64::MAX);
-        };
-        // SAFETY: not negative; closed by this thread alone.
-        let file = unsafe { borrow(self.file) };
-        let whole =
-            rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *part, place)) == Ok(width.into());
-        Ok(if whole { u64::from_le_bytes(bytes) } else { u64::MAX })
-    }
-
-    fn write(&self, offset: u64, width: u8, value: u64) -> Result<()> {
-        let bytes = value.to_le_bytes();
-        if let (Some(part), Some(place)) = (bytes.get(..usize::from(width)), self.offset.checked_add(offset))
-        {
-            // SAFETY: as above.
-            let file = unsafe { borrow(self.file) };
-            let _ = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, part, place));
+        match self {
+            Self::Mapped { size, .. } | Self::Transfer { size, .. } => *size,
         }
-        Ok(())
+    }
+
+    /// Reads a register in one access; ones where it does not answer. The access is aligned, and within the BAR.
+    fn read(&self, offset: u64, width: u8) -> u64 {
+        match *self {
+            // SAFETY: within the mapping, as the caller says. Whatever a record says of where the BAR begins, it need not be aligned.
+            Self::Mapped { first, .. } => unsafe {
+                let at = first.add(offset as usize);
+                match width {
+                    1 => at.read_volatile().into(),
+                    2 if at.cast::<u16>().is_aligned() => {
+                        u16::from_le(at.cast::<u16>().read_volatile()).into()
+                    }
+                    4 if at.cast::<u32>().is_aligned() => {
+                        u32::from_le(at.cast::<u32>().read_volatile()).into()
+                    }
+                    8 if at.cast::<u64>().is_aligned() => u64::from_le(at.cast::<u64>().read_volatile()),
+                    _ => u64::MAX,
+                }
+            },
+            Self::Transfer { file, offset: start, .. } => {
+                let mut bytes = [0; 8];
+                let part = bytes.get_mut(..width.into());
+                let read = part
+                    .zip(start.checked_add(offset))
+                    .is_some_and(|(part, place)| sys::read_at(file, part, place));
+                if read { u64::from_le_bytes(bytes) } else { u64::MAX }
+            }
+        }
+    }
+
+    /// Writes a register in one access, as for [`read`](Self::read).
+    fn write(&self, offset: u64, width: u8, value: u64) {
+        match *self {
+            // SAFETY: as for `read`.
+            Self::Mapped { first, .. } => unsafe {
+                let at = first.add(offset as usize);
+                match width {
+                    1 => at.write_volatile(value as u8),
+                    2 if at.cast::<u16>().is_aligned() => {
+                        at.cast::<u16>().write_volatile((value as u16).to_le());
+                    }
+                    4 if at.cast::<u32>().is_aligned() => {
+                        at.cast::<u32>().write_volatile((value as u32).to_le());
+                    }
+                    8 if at.cast::<u64>().is_aligned() => at.cast::<u64>().write_volatile(value.to_le()),
+                    _ => {}
+                }
+            },
+            Self::Transfer { file, offset: start, .. } => {
+                let bytes = value.to_le_bytes();
+                if let (Some(part), Some(place)) = (bytes.get(..width.into()), start.checked_add(offset)) {
+                    sys::write_at(file, part, place);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        if let Self::Mapped { base, mapped, .. } = *self {
+            // SAFETY: mapped by `new`, and nobody else knows of it.
+            unsafe { sys::unmap(base as usize, mapped) };
+        }
     }
 }

@@ -92,8 +92,12 @@ fn victim() {
     device.attach(&ioas).unwrap();
     // SAFETY: there is no device that could reach memory.
     unsafe { device.enable_bus_master() }.unwrap();
-    let Status::Own { process, .. } = status() else { panic!("{:?}", status()) };
-    println!("\nready {process}");
+    let (process, apart) = match status() {
+        Status::Own { process, apart } => (process, apart),
+        Status::Service => (0, true),
+        other => panic!("{other:?}"),
+    };
+    println!("\nready {process} {apart}");
     let _ = std::io::stdout().flush();
     match std::env::var(END).unwrap().as_str() {
         "wait" => loop {
@@ -110,14 +114,17 @@ fn victim() {
             // The driver closes everything that it does not know: the pidfd is among it, and its own device.
             // SAFETY: what is closed is not used any more.
             unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+            println!("\nclosed");
             loop {
                 std::thread::park();
             }
         }
         "orphaned" => {
-            // The guardian dies first: no map, no device let loose.
-            // SAFETY: a signal to our own guardian.
-            unsafe { libc::kill(process.cast_signed(), libc::SIGKILL) };
+            // The guardian dies first: no map, no device let loose. A service is killed by the test.
+            if process != 0 {
+                // SAFETY: a signal to our own guardian.
+                unsafe { libc::kill(process.cast_signed(), libc::SIGKILL) };
+            }
             let deadline = Instant::now() + Duration::from_secs(20);
             while status() != Status::Dead && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
@@ -141,7 +148,8 @@ fn victim() {
                 // No ring without a guardian either, or no privilege to have one at all.
                 other => println!("not mapped: {:?}", other.err()),
             }
-            restart().unwrap();
+            println!("\nwithout");
+            eventually("another guardian", || restart().is_ok());
             // SAFETY: there is no device.
             unsafe { device.enable_bus_master() }.unwrap();
             println!("\nrestarted {:?}", status());
@@ -157,23 +165,35 @@ fn victim() {
 struct Victim {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
+    /// Its process; 0: a service.
     guardian: u32,
+    /// It has left the cgroup.
+    apart: bool,
 }
 
 fn start(tree: &Tree, end: &str) -> Victim {
-    let program = std::env::current_exe().unwrap();
-    let mut child = Command::new(program)
-        .args(["--exact", "guardian::tests::victim", "--nocapture"])
+    start_with(tree, end, "own")
+}
+
+/// This program again, to run one test by itself.
+fn again(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("guardian::tests::{test}"), "--nocapture"]);
+    command
+}
+
+fn start_with(tree: &Tree, end: &str, guardian: &str) -> Victim {
+    let mut child = again("victim")
         .env(DEVICE, &tree.0)
         .env(END, end)
-        .env_remove(VARIABLE)
+        .env(VARIABLE, guardian)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    let guardian = loop {
+    let (guardian, apart) = loop {
         line.clear();
         if output.read_line(&mut line).unwrap() == 0 {
             let mut text = String::new();
@@ -181,10 +201,11 @@ fn start(tree: &Tree, end: &str) -> Victim {
             panic!("the victim has not become ready: {text}");
         }
         if let Some(guardian) = line.strip_prefix("ready ") {
-            break guardian.trim().parse().unwrap();
+            let (process, apart) = guardian.trim().split_once(' ').unwrap();
+            break (process.parse().unwrap(), apart == "true");
         }
     };
-    Victim { child, output, guardian }
+    Victim { child, output, guardian, apart }
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -207,12 +228,21 @@ impl Victim {
         self.output.read_to_string(&mut text).unwrap();
         self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         let _ = self.child.wait();
-        eventually("the guardian's end", || !is_running(self.guardian));
+        eventually("the guardian's end", || self.guardian == 0 || !is_running(self.guardian));
         text
     }
 
     fn kill(&mut self) {
         self.child.kill().unwrap();
+    }
+
+    /// Returns when it has said a line.
+    fn wait_for(&mut self, wanted: &str) {
+        let mut line = String::new();
+        while line.trim() != wanted {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "it has not said {wanted}");
+        }
     }
 }
 
@@ -231,6 +261,9 @@ fn whatever_the_death_the_device_is_made_quiet() {
         tree.set_register(0x14, 0xffff);
         let mut victim = start(&tree, end);
         assert!(victim.guardian != victim.child.id());
+        if end == "close" {
+            victim.wait_for("closed");
+        }
         if matches!(end, "wait" | "close") {
             assert!(tree.masters_the_bus(), "so far it goes on");
             victim.kill();
@@ -302,6 +335,16 @@ fn it_is_small() {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     };
     assert!(kib("RssAnon:") < 1024, "{status}");
+    // A session of its own, and a cgroup where it could have one, which it says.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", victim.guardian)).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    assert_eq!(
+        fields.split(' ').nth(3).unwrap(),
+        victim.guardian.to_string(),
+        "state, parent, group, session"
+    );
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", victim.guardian)).unwrap();
+    assert_eq!(cgroup.contains("/noiommu-guardians"), victim.apart, "{cgroup}");
     // The driver's table has what the guardian has.
     let names = |process: u32| {
         let mut names: Vec<_> = fs::read_dir(format!("/proc/{process}/fd"))
@@ -314,4 +357,167 @@ fn it_is_small() {
     assert_eq!(names(victim.child.id()), names(victim.guardian));
     victim.kill();
     victim.last_words();
+}
+
+#[test]
+fn the_environment_chooses() {
+    for (text, choice) in [
+        (None, Choice::Best),
+        (Some(" "), Choice::Best),
+        (Some("own"), Choice::Own),
+        (Some("waived"), Choice::Waived),
+        (Some("service"), Choice::Service(SOCKET.into())),
+        (Some("service:/a b"), Choice::Service("/a b".into())),
+    ] {
+        assert_eq!(Choice::parse(text), Ok(choice), "{text:?}");
+    }
+    for bad in ["service:", "none", "0"] {
+        assert_eq!(Choice::parse(Some(bad)).unwrap_err().kind(), ErrorKind::Argument);
+    }
+}
+
+/// Tells the service where to listen.
+const LISTEN: &str = "NOIOMMU_TEST_LISTEN";
+
+/// The service; nothing, where it is run as a test.
+#[test]
+fn server() {
+    let Some(path) = std::env::var_os(LISTEN) else { return };
+    let mut service = Service::listen(Path::new(&path), 0o600).unwrap();
+    service.any_file = true;
+    println!("\nlistening");
+    service.run().unwrap();
+}
+
+/// A service in a process of its own, killed in the end.
+struct Server(Child);
+
+impl Server {
+    fn start(socket: &Path) -> Self {
+        let mut command = again("server");
+        let mut child =
+            command.env(LISTEN, socket).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while line.trim() != "listening" {
+            line.clear();
+            assert!(output.read_line(&mut line).unwrap() > 0, "the service does not listen");
+        }
+        Self(child)
+    }
+
+    /// What it says of a rescue.
+    fn rescue(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_service_guards_as_well() {
+    for end in ["wait", "exit", "abort", "exec", "drop"] {
+        let tree = Tree::new(&format!("service-{end}"), true);
+        tree.set_register(0x14, 0xffff);
+        let socket = tree.0.join("socket");
+        let mut server = Server::start(&socket);
+        let second = Service::listen(&socket, 0o600).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::Busy, "one is enough");
+        let mut victim = start_with(&tree, end, &format!("service:{}", socket.display()));
+        if end == "wait" {
+            victim.kill();
+        }
+        if end == "drop" {
+            let text = victim.last_words();
+            assert!(!text.contains("noiommu-guardian: ") && !tree.masters_the_bus(), "{text}");
+            continue;
+        }
+        let line = server.rescue();
+        assert_stopped(&tree, &line, end);
+        assert_eq!(fs::read(tree.file("reset")).unwrap(), b"1\n", "{end}");
+        victim.kill();
+        victim.last_words();
+        eventually("the claim", || SysfsDevice::claim(&tree.0, NAME).is_ok());
+    }
+}
+
+#[test]
+fn a_service_that_has_died_is_missed() {
+    let tree = Tree::new("service-orphaned", true);
+    let socket = tree.0.join("socket");
+    let server = Server::start(&socket);
+    let mut victim = start_with(&tree, "orphaned", &format!("service:{}", socket.display()));
+    drop(server);
+    victim.wait_for("without");
+    let mut server = Server::start(&socket);
+    let line = server.rescue();
+    assert!(line.contains("made quiet") && !tree.masters_the_bus(), "{line}");
+    assert!(victim.last_words().contains("restarted Service"));
+}
+
+/// No service, no guardian: the device is not opened, and is as before.
+#[test]
+fn where_there_is_no_guardian_there_is_no_device() {
+    let tree = Tree::new("none", true);
+    let error = Ward::new(
+        NAME,
+        crate::device::Backend::remains(&SysfsDevice::claim(&tree.0, NAME).unwrap()).unwrap().unwrap(),
+        &Choice::Service(tree.0.join("nobody")),
+    )
+    .err()
+    .unwrap();
+    assert_eq!(error.kind(), ErrorKind::NoGuardian);
+    assert!(error.remedy().unwrap().contains("noiommu guardian --listen"));
+}
+
+/// What a driver would say, in bytes for [`play_service`], with something wrong here and there.
+#[test]
+fn the_service_takes_any_bytes() {
+    let mut seed = 1u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let steps = [QuietStep::Update { bar: 0, offset: 8, width: 4, clear: 1, set: 2 }];
+    let mut rescued = 0;
+    for _ in 0..2000 {
+        let mut data = Vec::new();
+        let mut say = |files: u8, request: &wire::Request, wrong: Option<u64>| {
+            let mut bytes = request.encode();
+            if let Some(wrong) = wrong {
+                let at = (wrong % (bytes.len() as u64 * 8)) as usize;
+                bytes[at / 8] ^= 1 << (at % 8);
+            }
+            data.push(files);
+            data.extend((bytes.len() as u16).to_le_bytes());
+            data.extend(bytes);
+        };
+        say(0, &wire::Request::Hello { version: wire::VERSION }, (random() % 50 == 0).then(&mut random));
+        for _ in 0..random() % 12 {
+            let wrong = (random() % 3 == 0).then(&mut random);
+            let (number, slot) = (random() as u32, random() as u32 % 300);
+            match random() % 3 {
+                0 => say(0, &wire::Request::Hold { file: number as i32 }, wrong),
+                1 => say(0, &wire::Request::Release { number: number % 8 }, wrong),
+                _ => {
+                    let mut record = Box::new(board::blank());
+                    record.set_recipe(&steps, &[]);
+                    rescued += 1;
+                    say(random() as u8 & 15, &wire::Request::Set { slot, state: number % 4, record }, wrong);
+                }
+            }
+        }
+        data.truncate(data.len() - (random() % 4) as usize);
+        play_service(&data);
+    }
+    assert!(rescued > 1000);
 }

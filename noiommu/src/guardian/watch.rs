@@ -1,140 +1,148 @@
 //! How a guardian learns that its driver has died, and what it keeps open then.
-//!
-//! Takes no memory from the heap.
 
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, RawFd};
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{CWD, Mode, OFlags, RawDir};
-use rustix::net::AddressFamily;
-use rustix::process::{Pid, PidfdFlags};
+use std::ffi::CStr;
+use std::os::fd::RawFd;
 
 use super::board::{Board, SLOTS, blank};
-use super::record::{Record, borrow};
+use super::record::Record;
+use super::sys;
 
-/// How often is looked whether the driver still is what it was: seconds.
-const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How often is looked whether the driver still is what it was: milliseconds.
+const LOOK: u32 = 1000;
+
+/// Where the pidfd's number is to be, out of the way of a driver that counts on low ones.
+const HIGH: i32 = 512;
 
 /// Returns when the parent has died, or has become another program (exec), or has left the table of descriptors.
 ///
 /// The pidfd tells at once. It is a number in the driver's table, where the driver may close it, or have something else under the
 /// number: so it is never believed, and who the parent is is asked of the kernel.
 pub(super) fn until_death(parent: i32) {
-    // SAFETY: no argument.
-    let own = unsafe { libc::getpid() };
-    // SAFETY: no argument.
-    let is_child = || unsafe { libc::getppid() } == parent;
+    let own = sys::process();
+    let is_child = || sys::parent() == parent;
     while is_child() {
-        let Some(pidfd) = open(parent) else {
+        let Some(pidfd) = sys::open_process(parent) else {
             // No descriptors left: it will have to do without for a moment.
-            std::thread::sleep(Duration::from_millis(50));
+            sys::pause(50);
             continue;
         };
+        let pidfd = sys::raise(pidfd, HIGH);
         loop {
-            // SAFETY: not negative; that it may be closed by the driver is what this loop is about.
-            let mut poll = [PollFd::from_borrowed_fd(unsafe { borrow(pidfd) }, PollFlags::IN)];
-            let told = rustix::event::poll(&mut poll, Some(&LOOK));
+            let told = sys::wait_readable(pidfd, LOOK);
             if !is_child() {
                 return;
             }
-            if told != Ok(0) {
+            if told {
                 // Closed or taken by something else: not to be closed here. Not too often, whatever is going on.
-                std::thread::sleep(Duration::from_millis(1));
+                sys::pause(1);
                 break;
             }
-            if same_descriptors(parent, own) == Some(false) {
+            if sys::same_descriptors(parent, own) == Some(false) && !is_shared(parent, own) {
                 return;
             }
         }
     }
 }
 
-/// A descriptor of the driver's process, which only its number tells.
-fn open(process: i32) -> Option<RawFd> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_raw(process)?, PidfdFlags::empty()).ok()?;
-    Some(std::os::fd::IntoRawFd::into_raw_fd(pidfd))
-}
-
-/// Whether two threads have one table of descriptors; `None`: the kernel does not tell (kcmp is not built in, or not allowed).
-pub(super) fn same_descriptors(one: i32, other: i32) -> Option<bool> {
-    /// KCMP_FILES of *linux/kcmp.h*.
-    const FILES: i32 = 2;
-    // SAFETY: numbers alone.
-    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, FILES, 0, 0) } {
-        0 => Some(true),
-        1..=3 => Some(false),
-        _ => None,
-    }
+/// Whether any thread of a process has the table of descriptors of another; true where that cannot be told. One thread may have
+/// taken a table of its own (unshare) while the others go on with this one; after exec there is one thread, and it has not.
+fn is_shared(process: i32, own: i32) -> bool {
+    let mut path = [0u8; 32];
+    path_of(b"/proc/", process, b"/task", &mut path);
+    let directory = CStr::from_bytes_until_nul(&path)
+        .ok()
+        .and_then(|path| sys::open(path, libc::O_RDONLY | libc::O_DIRECTORY));
+    let Some(directory) = directory else { return true };
+    let mut shared = false;
+    each_number(directory, |thread| shared |= sys::same_descriptors(thread, own) != Some(false));
+    sys::close(directory);
+    shared
 }
 
 /// Closes what the driver had open, but for what pins memory, what devices that may be doing DMA are reached by, and where is
 /// logged to: whoever waits for the end of a pipe, or wants a port, shall not wait for a device.
 pub(super) fn keep_only(board: &Board) {
-    let Ok(directory) = rustix::fs::openat(
-        CWD,
-        c"/proc/self/fd",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) else {
+    let Some(directory) = sys::open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY) else {
         // Nobody can tell what is open: all of it stays for a moment longer.
         return;
     };
-    let own = directory.as_raw_fd();
-    let mut memory = [MaybeUninit::<u8>::uninit(); 4096];
-    let mut entries = RawDir::new(&directory, &mut memory);
-    while let Some(entry) = entries.next() {
-        let Ok(entry) = entry else { return };
-        let Some(file) = entry.file_name().to_str().ok().and_then(|name| name.parse::<RawFd>().ok()) else {
-            continue;
-        };
-        if file != own && file != libc::STDERR_FILENO && !pins(file) && !is_of_device(board, file) {
-            close(file);
+    each_number(directory, |file| {
+        if file != directory && file != libc::STDERR_FILENO && !pins(file) && !is_of_device(board, file) {
+            sys::close(file);
+        }
+    });
+    sys::close(directory);
+}
+
+/// The names in a directory that are numbers.
+fn each_number(directory: RawFd, mut each: impl FnMut(i32)) {
+    let mut memory = [0u64; 512];
+    loop {
+        let mut entries = sys::entries(directory, &mut memory);
+        if entries.is_empty() {
+            return;
+        }
+        while let Some((name, rest)) = entry(entries) {
+            if let Some(number) = number(name) {
+                each(number);
+            }
+            entries = rest;
         }
     }
 }
 
-/// Closes a descriptor of the dead driver's, if it is open.
-pub(super) fn close(file: RawFd) {
-    // SAFETY: the table is this process's alone, and nothing here uses the descriptor. Not by an owner of it, who would take one that
-    // is not open for a fault of the program's.
-    unsafe { libc::close(file) };
+/// The name of the first entry of a directory, and the entries after it. See *getdents64(2)*: inode, offset, length, type, name.
+fn entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = entries.get(16..18)?.try_into().ok().map(u16::from_ne_bytes)?;
+    let (entry, rest) = entries.split_at_checked(length.into())?;
+    Some((CStr::from_bytes_until_nul(entry.get(19..)?).ok()?.to_bytes(), rest))
+}
+
+fn number(name: &[u8]) -> Option<RawFd> {
+    if name.is_empty() {
+        return None;
+    }
+    name.iter().try_fold(0, |value: RawFd, byte| {
+        let digit = char::from(*byte).to_digit(10)?;
+        value.checked_mul(10)?.checked_add(digit.cast_signed())
+    })
 }
 
 /// Whether a descriptor is one that pins memory: an io_uring, or an AF_XDP socket.
 pub(super) fn pins(file: RawFd) -> bool {
-    const RING: &[u8] = b"anon_inode:[io_uring]";
-    let mut path = [0u8; 32];
-    let path = self_path(&mut path, file);
     let mut target = [0u8; 64];
-    // SAFETY: the path ends with a zero, and the kernel writes no more than the length told.
-    let length = unsafe { libc::readlink(path.cast(), target.as_mut_ptr().cast(), target.len()) };
-    let target = usize::try_from(length).ok().and_then(|length| target.get(..length)).unwrap_or(&[]);
-    // SAFETY: not negative, being listed as open.
-    let domain = || rustix::net::sockopt::socket_domain(unsafe { borrow(file) });
-    target == RING || target.starts_with(b"socket:") && domain() == Ok(AddressFamily::XDP)
+    let target = target_of(file, &mut target);
+    target == b"anon_inode:[io_uring]"
+        || target.starts_with(b"socket:") && sys::socket_domain(file) == Some(libc::AF_XDP)
 }
 
-/// `/proc/self/fd/N`, ended with a zero.
-fn self_path(into: &mut [u8; 32], file: RawFd) -> *const u8 {
-    const DIRECTORY: &[u8] = b"/proc/self/fd/";
+/// What /proc/self/fd says of a descriptor.
+pub(super) fn target_of(file: RawFd, into: &mut [u8; 64]) -> &[u8] {
+    let mut path = [0u8; 32];
+    path_of(b"/proc/self/fd/", file, b"", &mut path);
+    match CStr::from_bytes_until_nul(&path) {
+        Ok(path) => sys::read_link(path, into),
+        Err(_) => &[],
+    }
+}
+
+/// A path with a number in it, which is not negative; zeros at its end, as there is more place than any number fills.
+fn path_of(before: &[u8], number: i32, after: &[u8], into: &mut [u8; 32]) {
     let mut digits = [0u8; 10];
-    let mut rest = file.unsigned_abs();
+    let mut rest = number.unsigned_abs();
     let mut count = 0;
-    loop {
-        digits[count] = b'0' + (rest % 10) as u8;
+    for digit in &mut digits {
+        *digit = b'0' + (rest % 10) as u8;
         count += 1;
         rest /= 10;
         if rest == 0 {
             break;
         }
     }
-    let number = digits[..count].iter().rev();
-    for (byte, from) in into.iter_mut().zip(DIRECTORY.iter().chain(number).chain(&[0])) {
+    let number = digits.iter().take(count).rev();
+    for (byte, from) in into.iter_mut().zip(before.iter().chain(number).chain(after)) {
         *byte = *from;
     }
-    into.as_ptr()
 }
 
 /// Whether a device that may be doing DMA is reached by a descriptor.
@@ -145,6 +153,10 @@ fn is_of_device(board: &Board, file: RawFd) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use rustix::net::AddressFamily;
+
     use super::*;
 
     #[test]
@@ -168,7 +180,43 @@ mod tests {
     fn a_thread_has_the_descriptors_of_its_process() {
         // SAFETY: no argument.
         let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
-        assert_ne!(same_descriptors(process, thread), Some(false));
-        assert_ne!(same_descriptors(process, 1), Some(true));
+        assert_ne!(sys::same_descriptors(process, thread), Some(false));
+        assert_ne!(sys::same_descriptors(process, 1), Some(true));
+    }
+
+    #[test]
+    fn descriptors_are_listed() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let directory = sys::open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+        let mut found = false;
+        each_number(directory, |number| found |= number == file.as_raw_fd());
+        sys::close(directory);
+        assert!(found && !sys::is_open(-1));
+        let mut target = [0; 64];
+        assert_eq!(target_of(file.as_raw_fd(), &mut target), b"/dev/null");
+    }
+
+    /// A thread that has taken a table of its own does not make the table nobody's.
+    #[test]
+    fn one_thread_may_leave() {
+        // SAFETY: no argument.
+        let (process, leader) = unsafe { (libc::getpid(), libc::gettid()) };
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let child = other.id().cast_signed();
+        let left = std::thread::spawn(move || {
+            // SAFETY: this thread has a table of its own from here on, and opens nothing in it for others.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            // SAFETY: no argument.
+            let own = unsafe { libc::gettid() };
+            // As a guardian would see it that has the leader's table, and one that has this thread's.
+            (sys::same_descriptors(own, leader), is_shared(process, leader), is_shared(child, own))
+        });
+        let (same, shared, others) = left.join().unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(shared);
+        if same.is_some() {
+            assert_eq!((same, others), (Some(false), false));
+        }
     }
 }

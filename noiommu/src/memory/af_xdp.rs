@@ -63,7 +63,7 @@ impl PinSource for AfXdpPins {
         let mut held = Vec::with_capacity(pieces.len());
         for &piece in pieces {
             let socket = socket()?;
-            guardian::hold(socket.as_raw_fd())?;
+            let guarded = guardian::Held::new(socket.as_raw_fd())?;
             // Whole pages around it: the umem must begin and end at page borders.
             let address = piece.address / self.page_size * self.page_size;
             let end = (piece.address + piece.length).next_multiple_of(self.page_size);
@@ -94,7 +94,8 @@ impl PinSource for AfXdpPins {
                     &std::io::Error::last_os_error(),
                 ));
             }
-            held.push(socket);
+            // Told of no more before it is closed.
+            held.push((guarded, socket));
         }
         Ok(Box::new(held))
     }

@@ -16,7 +16,8 @@ use noiommu_core::Errno;
 use super::pagemap::Piece;
 use super::pin::{PinKind, PinSource, refused};
 use crate::error::{ErrorKind, errno_of};
-use crate::{Error, Result, guardian};
+use crate::guardian::Held as HeldByGuardian;
+use crate::{Error, Result};
 
 /// The kernel's limit for one buffer.
 const LONGEST_BUFFER: usize = 1 << 30;
@@ -46,6 +47,8 @@ impl Rings {
 }
 
 struct Ring {
+    /// Dropped before the ring is closed.
+    _held: Option<HeldByGuardian>,
     ring: IoUring,
     free: Vec<u32>,
     /// Slots never used yet begin here.
@@ -62,14 +65,13 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => empty_table(&ring, slots)?,
             other => other?,
         }
-        Ok(Self { ring, free: Vec::new(), fresh: 0, slots })
+        Ok(Self { _held: None, ring, free: Vec::new(), fresh: 0, slots })
     }
 
     /// The same, held by the guardian if there is one.
     fn held(slots: u32) -> Result<Self> {
         let ring = Self::new(slots).map_err(|error| unavailable(&error))?;
-        guardian::hold(ring.ring.as_raw_fd())?;
-        Ok(ring)
+        Ok(Self { _held: Some(HeldByGuardian::new(ring.ring.as_raw_fd())?), ..ring })
     }
 
     fn take_slot(&mut self) -> Option<u32> {
@@ -246,7 +248,7 @@ mod tests {
     fn empty_entries_make_a_sparse_table() {
         let ring = IoUring::new(1).unwrap();
         empty_table(&ring, 16).unwrap();
-        let ring = Ring { ring, free: Vec::new(), fresh: 0, slots: 16 };
+        let ring = Ring { _held: None, ring, free: Vec::new(), fresh: 0, slots: 16 };
         let part = page();
         ring.set(7, part.address, part.length).unwrap();
         ring.set(7, 0, 0).unwrap();

@@ -46,7 +46,8 @@ pub(super) struct Group {
 /// The groups that are open in this process, by the paths of their nodes.
 static OPEN: Mutex<Vec<(PathBuf, Weak<Group>)>> = Mutex::new(Vec::new());
 
-/// How many milliseconds a group may take to close.
+/// How many milliseconds a group may take to close: here, where another thread is at it, or elsewhere, where the guardian of a process
+/// that died makes its device quiet.
 const CLOSING: u32 = 500;
 
 /// Opens a device of a group.
@@ -96,7 +97,6 @@ impl Drop for Member {
 impl Group {
     /// The group that is open here, or is opened now.
     fn shared(name: &str, directory: &Path, node: &Node) -> Result<Arc<Self>> {
-        // One that another thread is just closing here is busy for a moment.
         for _ in 0..CLOSING {
             let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
             let known = open.iter().find(|(path, _)| *path == node.path).map(|(_, group)| group.upgrade());
@@ -110,7 +110,7 @@ impl Group {
                     open.push((node.path.clone(), Arc::downgrade(&group)));
                     return Ok(group);
                 }
-                Err(error) if error.kind() == ErrorKind::Busy && known.is_some() => {}
+                Err(error) if error.kind() == ErrorKind::Busy && (known.is_some() || !node.confined) => {}
                 Err(error) => return Err(error),
             }
             drop(open);

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use noiommu_core::vfio::pci::{Address, PhysicalRange, check_hot_reset, hot_reset_info};
 use noiommu_core::{Errno, PhysAddr, TryVec};
 use noiommu_uapi::vfio::container::{VFIO_NOIOMMU_IOMMU, VFIO_SET_IOMMU};
-use noiommu_uapi::vfio::device::VFIO_DEVICE_RESET;
+use noiommu_uapi::vfio::device::{
+    VFIO_DEVICE_FLAGS_RESET, VFIO_DEVICE_GET_INFO, VFIO_DEVICE_RESET, VfioDeviceInfo,
+};
 use noiommu_uapi::vfio::feature::*;
 use noiommu_uapi::vfio::group::{VFIO_GROUP_GET_DEVICE_FD, VFIO_GROUP_SET_CONTAINER};
 use noiommu_uapi::vfio::pci::*;
@@ -20,7 +22,8 @@ use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 use super::buffer::{Exporter, Presence};
 use super::served::map_file;
 use super::{ServedDevice, Session};
-use crate::device::SysfsResource;
+use crate::device::{Remains, Reset, SysfsResource};
+use crate::guardian::Ward;
 use crate::ioctl::{self, call_with};
 use crate::serve::MmapRequest;
 use crate::{device, files};
@@ -36,9 +39,11 @@ struct ByGroup {
     open: Mutex<Option<Arc<Open>>>,
 }
 
-/// What is open of the kernel's. The device is closed first, as fields are dropped in order.
+/// What is open of the kernel's. The guardian is told and the device is closed first, as fields are dropped in order.
 struct Open {
-    device: OwnedFd,
+    /// For when the program dies; `None`: waived.
+    _ward: Option<Ward>,
+    device: Arc<OwnedFd>,
     _group: Arc<OwnedFd>,
     _container: OwnedFd,
     presence: Arc<Presence>,
@@ -86,14 +91,37 @@ impl Open {
         let device = call_with(&group, VFIO_GROUP_GET_DEVICE_FD, name.as_mut_slice())?;
         let device = i32::try_from(device).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel has just made it for us.
-        let device = unsafe { rustix::fd::FromRawFd::from_raw_fd(device) };
+        let device: Arc<OwnedFd> = Arc::new(unsafe { rustix::fd::FromRawFd::from_raw_fd(device) });
+        let ward = Self::guard(address, &device).map_err(|error| {
+            tracing::warn!(%error, "a device cannot be served");
+            error.errno()
+        })?;
         Ok(Self {
+            _ward: ward,
             device,
             _group: group,
             _container: container,
             presence: Arc::default(),
             seen: Mutex::new((true, 0)),
         })
+    }
+
+    /// Has the device guarded: the kernel stops it at the last close, which the guardian delays until memory can be let go.
+    fn guard(address: &str, device: &Arc<OwnedFd>) -> crate::Result<Option<Ward>> {
+        let mut info =
+            VfioDeviceInfo { argsz: size_of::<VfioDeviceInfo>() as u32, ..VfioDeviceInfo::new_zeroed() };
+        call_with(device, VFIO_DEVICE_GET_INFO, &mut info)?;
+        let reset = info.flags & VFIO_DEVICE_FLAGS_RESET != 0;
+        let remains = Remains {
+            config: device.clone(),
+            config_offset: u64::from(VFIO_PCI_CONFIG_REGION_INDEX) << 40,
+            express_status: 0,
+            reset: reset.then(|| Reset::Vfio(device.clone())),
+        };
+        let ward = Ward::by_environment(address, remains)?;
+        // What the program writes to config space is not looked at: it may always be doing DMA.
+        ward.as_ref().map_or(Ok(()), Ward::let_loose)?;
+        Ok(ward)
     }
 
     /// What a reset of the bus hits, as the kernel tells: the functions with their groups.

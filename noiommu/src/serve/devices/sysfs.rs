@@ -15,8 +15,11 @@ use rustix::fs::OFlags;
 use super::event::{Event, Line, Watch, Watcher, errno};
 use super::served::{Mappable, Served, Way};
 use super::{ServedDevice, parse_address};
-use crate::device::{Backend as _, MappedBar, Registers as _, SysfsDevice, SysfsResource};
+use crate::device::{
+    Backend as _, COMMAND, COMMAND_BUS_MASTER, MappedBar, Registers as _, SysfsDevice, SysfsResource,
+};
 use crate::error::errno_of;
+use crate::guardian::Ward;
 use crate::{device, files};
 
 /// The device at a PCI address, claimed while it is open.
@@ -43,8 +46,10 @@ fn told(error: crate::Error) -> Errno {
     error.errno()
 }
 
-/// A claimed device. Fields are dropped in order: the line is closed before its helper is unbound.
+/// A claimed device. Fields are dropped in order: the guardian is told, and the line closed, before the helper is unbound.
 struct Claimed {
+    /// For when the program dies; `None`: waived.
+    ward: Option<Ward>,
     /// The line, where it arrives here.
     line: Option<(Watch, Arc<Line>)>,
     device: SysfsDevice,
@@ -68,6 +73,10 @@ impl Claimed {
             let line = Arc::new(Line::new(file));
             Some((watcher.watch_line(&line).ok()?, line))
         });
+        let ward = match device.remains()? {
+            Some(remains) => Ward::by_environment(device.name(), remains)?,
+            None => None,
+        };
         let table = device.resources()?;
         let mut resources = [Resource::default(); 7];
         for (resource, found) in resources.iter_mut().zip(&table) {
@@ -83,6 +92,7 @@ impl Claimed {
         // The file is as large as the config space that the kernel can reach.
         let config_size = if device.config_read(256, &mut [0; 4]).is_ok() { 4096 } else { 256 };
         Ok(Self {
+            ward,
             line,
             device,
             watcher,
@@ -117,7 +127,6 @@ impl Claimed {
 
     /// The kernel maps the ROM and finds out how much of it is valid; it needs the device's memory on.
     fn read_rom(&self) -> Option<Vec<u8>> {
-        const COMMAND: u16 = 4;
         const MEMORY: u32 = 2;
         let path = self.device.directory().join("rom");
         let command = self.config_read(COMMAND, 2).ok()?;
@@ -203,6 +212,13 @@ impl Backend for Claimed {
     fn config_write(&self, offset: u16, width: u8, value: u32) -> Result<(), Errno> {
         let bytes = value.to_le_bytes();
         let part = bytes.get(..width.into()).ok_or(Errno::EINVAL)?;
+        // Before it can do anything: what it does after a death is stopped then.
+        let command = COMMAND.checked_sub(offset).and_then(|at| part.get(usize::from(at)));
+        if let (Some(ward), Some(command)) = (&self.ward, command)
+            && command & COMMAND_BUS_MASTER as u8 != 0
+        {
+            ward.let_loose().map_err(told)?;
+        }
         self.device.config_write(offset, part).map_err(|error| error.errno())
     }
 
@@ -355,6 +371,16 @@ impl Backend for Claimed {
     }
 
     fn messages_disable(&self, _: Messages) {}
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        // One that still masters the bus is left to the guardian, for when the process ends.
+        let off = |command: u32| command & u32::from(COMMAND_BUS_MASTER) == 0 || command == 0xffff;
+        if !self.config_read(COMMAND, 2).is_ok_and(off) {
+            std::mem::forget(self.ward.take());
+        }
+    }
 }
 
 /// In a bridge's directory: resets all below it.
