@@ -13,6 +13,8 @@ pub(super) struct Cgroup(&'static str);
 
 /// For processes that are to run out of memory.
 pub(super) const OOM: Cgroup = Cgroup("oom");
+/// For processes that are killed all at once.
+pub(super) const DOOMED: Cgroup = Cgroup("doomed");
 /// For a process that has more memory than it may, and so swaps all the time.
 pub(super) const SQUEEZED: Cgroup = Cgroup("squeezed");
 /// For a driver whose memory the kernel is to take back as well as it can.
@@ -32,6 +34,11 @@ impl Cgroup {
     /// Puts this process into it.
     pub(super) fn enter(self) -> Result<()> {
         write(&self.directory().join("cgroup.procs"), "0")
+    }
+
+    /// Kills all processes in it at once.
+    pub(super) fn kill(self) -> Result<()> {
+        write(&self.directory().join("cgroup.kill"), "1")
     }
 
     /// Has the kernel take back so many bytes of it; answers whether it found as many.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::{Context, Device, ErrorKind, optin};
 
 use super::busy::Kind;
-use super::cgroup::{OOM, OOM_MOST};
+use super::cgroup::{DOOMED, OOM, OOM_MOST};
 use crate::matrix::driver::PATIENCE;
 
 /// What it says when its device is writing.
@@ -24,9 +24,11 @@ const TOO_MUCH: usize = OOM_MOST;
 
 /// Has the device write, says so, waits for a line, and dies that way; those that are killed wait for ever.
 pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
-    if way == "oom" {
-        // Before the device is opened: whatever is started with it is in there, too, unless it leaves by itself.
-        OOM.enter()?;
+    // Before the device is opened: whatever is started with it is in there, too, unless it leaves by itself.
+    match way {
+        "oom" => OOM.enter()?,
+        "cgroup" => DOOMED.enter()?,
+        _ => {}
     }
     let much = if way == "oom" { vec![1_u8; MUCH] } else { Vec::new() };
     optin::enable()?;

@@ -1,11 +1,10 @@
 //! Drivers are killed in the middle of DMA, and then all memory that is to be had is churned by others who check every byte.
 //!
-//! The plan in [`PLAN`] says what is done: `guarded SEED` or `waived SEED`, then a line for each row of the host's table,
-//! `DEVICE PROVIDER WAY KILLS`. What came of it is
+//! The plan in [`PLAN`] says what is done: a seed, then a line for each row of the host's table, `DEVICE PROVIDER GUARD WAY KILLS`. What came of it is
 //! left in [`FOUND`], a line of JSON for each kill; the host judges. Nothing here knows what is right.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -17,7 +16,7 @@ use noiommu::optin;
 use serde_json::{Value, json};
 
 use super::busy::Kind;
-use super::cgroup::{OOM, OOM_MOST};
+use super::cgroup::{DOOMED, OOM, OOM_MOST};
 use super::chance::Chance;
 use super::rescues::{self, Rescues};
 use super::{driver, processes, progress};
@@ -33,7 +32,7 @@ const SAID: &str = "/output/said";
 
 /// The provider that a program is to use.
 const PROVIDER: &str = "NOIOMMU_PROVIDER";
-/// `waived`: there is to be no guardian.
+/// Who guards a driver: `own`, `service` or `waived`, which is nobody.
 const GUARDIAN: &str = "NOIOMMU_GUARDIAN";
 
 /// Pages that each churning process takes in all. More would detect nothing: the pages that a driver gave back have to be among the
@@ -44,8 +43,15 @@ const PAGES: usize = 1024;
 struct Row {
     kind: &'static Kind,
     provider: String,
+    guard: String,
     way: String,
     kills: u32,
+}
+
+impl Row {
+    fn is_guarded(&self) -> bool {
+        self.guard != "waived"
+    }
 }
 
 /// How memory is churned after the death of a device's driver: first while the device is writing, if nobody stops it, then once more.
@@ -75,16 +81,13 @@ impl Pace {
 /// Does all of the plan.
 pub(super) fn run() -> Result<()> {
     let plan = fs::read_to_string(PLAN).context(PLAN)?;
-    let (head, rows) = plan.split_once('\n').context("an empty plan")?;
-    let (guarded, seed) = match head.split_once(' ') {
-        Some(("guarded", seed)) => (true, seed),
-        Some(("waived", seed)) => (false, seed),
-        _ => bail!("neither guarded nor waived: {head}"),
-    };
+    let (seed, rows) = plan.split_once('\n').context("an empty plan")?;
     let rows: Vec<Row> = rows.lines().map(parse).collect::<Result<_>>()?;
     OOM.make(Some(OOM_MOST))?;
+    DOOMED.make(None)?;
     optin::enable()?;
-    let mut soak = Soak::new(guarded, seed.parse().context("the seed")?)?;
+    let _service = rows.iter().any(|row| row.guard == "service").then(Service::start).transpose()?;
+    let mut soak = Soak::new(seed.parse().context("the seed")?)?;
     let places = prepare(&rows)?;
     let total: u32 = rows.iter().map(|row| row.kills).sum();
     let mut found: Vec<Value> = Vec::new();
@@ -92,7 +95,9 @@ pub(super) fn run() -> Result<()> {
     for row in &rows {
         for _ in 0..row.kills {
             let (number, place) = (found.len() as u64, &places[row.kind.name]);
-            let what = || format!("kill {number}: {} by {}, {}", row.kind.name, row.provider, row.way);
+            let what = || {
+                format!("kill {number}: {} by {}, {} ({})", row.kind.name, row.provider, row.way, row.guard)
+            };
             found.push(soak.kill(row, place, number).with_context(what)?);
             progress::tell(found.len() as u64, total.into())?;
         }
@@ -103,10 +108,11 @@ pub(super) fn run() -> Result<()> {
 
 fn parse(line: &str) -> Result<Row> {
     let words: Vec<&str> = line.split(' ').collect();
-    let [kind, provider, way, kills] = words[..] else { bail!("the plan says {line:?}") };
+    let [kind, provider, guard, way, kills] = words[..] else { bail!("the plan says {line:?}") };
     Ok(Row {
         kind: Kind::find(kind)?,
         provider: provider.to_owned(),
+        guard: guard.to_owned(),
         way: way.to_owned(),
         kills: kills.parse().context("how many kills")?,
     })
@@ -130,29 +136,28 @@ fn prepare(rows: &[Row]) -> Result<BTreeMap<&'static str, String>> {
 
 /// What goes on through all kills.
 struct Soak {
-    guarded: bool,
     churners: Vec<Churner>,
     rescues: Rescues,
     chance: Chance,
 }
 
 impl Soak {
-    fn new(guarded: bool, seed: u64) -> Result<Self> {
+    fn new(seed: u64) -> Result<Self> {
         let cpus = available_parallelism().context("how many processors")?.get();
         let churners = (0..cpus).map(Churner::start).collect::<Result<_>>()?;
-        Ok(Self { guarded, churners, rescues: Rescues::follow()?, chance: Chance::new(seed) })
+        Ok(Self { churners, rescues: Rescues::follow()?, chance: Chance::new(seed) })
     }
 
     /// One driver lives and dies.
     fn kill(&mut self, row: &Row, place: &str, number: u64) -> Result<Value> {
         let (began, pace) = (Instant::now(), Pace::of(row.kind.name));
         let before = processes::running()?;
-        let mut driver = Driver::start(row, place, self.guarded)?;
+        let mut driver = Driver::start(row, place)?;
         let process = driver.child.id();
         let mut doomed = vec![process];
         if row.way == "both" {
             doomed.extend(processes::running()?.difference(&before).filter(|other| **other != process));
-            ensure!(!self.guarded || doomed.len() > 1, "there is no guardian to be killed");
+            ensure!(doomed.len() > 1, "there is no guardian to be killed");
             // Either one first.
             doomed.rotate_left((number % 2) as usize);
         }
@@ -164,7 +169,7 @@ impl Soak {
         let died = Instant::now();
         self.churn(&pace, 0, &mut foreign)?;
         let mut lines = self.rescues.new_lines()?;
-        let is_due = self.guarded && row.way != "both" && row.way != "panic";
+        let is_due = row.is_guarded() && row.way != "both" && row.way != "panic";
         while is_due && !lines.iter().any(|line| rescues::is_about(line, place, process)) {
             // That it never comes is for the host to judge.
             if died.elapsed() > PATIENCE {
@@ -176,7 +181,7 @@ impl Soak {
         let waited = died.elapsed();
         self.churn(&pace, 1, &mut foreign)?;
         driver.end()?;
-        if !self.guarded || row.way == "both" {
+        if !row.is_guarded() || row.way == "both" {
             // Before what it may be writing to goes to somebody else.
             quiet(row, place)?;
         }
@@ -187,6 +192,7 @@ impl Soak {
         Ok(json!({
             "device": row.kind.name,
             "provider": row.provider,
+            "guard": row.guard,
             "way": row.way,
             "process": process,
             "foreign": foreign.bytes,
@@ -329,8 +335,8 @@ struct Driver {
 
 impl Driver {
     /// Starts it; its device is writing then.
-    fn start(row: &Row, place: &str, guarded: bool) -> Result<Self> {
-        let mut program = ours(row, guarded)?;
+    fn start(row: &Row, place: &str) -> Result<Self> {
+        let mut program = ours(row, &row.guard)?;
         program.args(["soak", "driver", row.kind.name, place, &row.way]);
         let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the driver")?;
         let (orders, says) = (child.stdin.take(), child.stdout.take());
@@ -350,6 +356,8 @@ impl Driver {
     fn die(&mut self, way: &str, doomed: &[u32]) -> Result<()> {
         if matches!(way, "kill" | "both") {
             doomed.iter().try_for_each(|process| processes::kill(*process))?;
+        } else if way == "cgroup" {
+            DOOMED.kill()?;
         } else {
             // One that is dead by now is found below.
             let _ = writeln!(self.orders, "die");
@@ -382,7 +390,7 @@ impl Driver {
 /// Whether a driver ended as it was told to.
 fn is_as_told(way: &str, status: ExitStatus) -> bool {
     match way {
-        "kill" | "both" | "oom" => status.signal() == Some(libc::SIGKILL),
+        "kill" | "both" | "cgroup" | "oom" => status.signal() == Some(libc::SIGKILL),
         "abort" => status.signal() == Some(libc::SIGABRT),
         "exit" => status.code() == Some(driver::STATUS),
         // As Rust has it.
@@ -393,18 +401,46 @@ fn is_as_told(way: &str, status: ExitStatus) -> bool {
 
 /// Makes a device quiet that nobody else has.
 fn quiet(row: &Row, place: &str) -> Result<()> {
-    let ran = ours(row, false)?.args(["soak", "quiet", row.kind.name, place]).status()?;
+    let ran = ours(row, "waived")?.args(["soak", "quiet", row.kind.name, place]).status()?;
     ensure!(ran.success(), "the device could not be made quiet: {ran}");
     Ok(())
 }
 
 /// This program, to drive a device.
-fn ours(row: &Row, guarded: bool) -> Result<Command> {
-    let said = OpenOptions::new().create(true).append(true).open(SAID).context(SAID)?;
+fn ours(row: &Row, guard: &str) -> Result<Command> {
     let mut program = Command::new("/proc/self/exe");
-    program.env(PROVIDER, &row.provider).env_remove(GUARDIAN).stderr(said);
-    if !guarded {
-        program.env(GUARDIAN, "waived");
-    }
+    program.env(PROVIDER, &row.provider).env(GUARDIAN, guard).stderr(said()?);
     Ok(program)
+}
+
+/// Where it is kept what programs say.
+fn said() -> Result<File> {
+    OpenOptions::new().create(true).append(true).open(SAID).context(SAID)
+}
+
+/// The guardian that is a service, outlasting all drivers.
+struct Service {
+    child: Child,
+}
+
+impl Service {
+    fn start() -> Result<Self> {
+        let mut program = Command::new("noiommu");
+        let child = program.args(["guardian", "--listen"]).stderr(said()?).spawn().context("noiommu")?;
+        let mut service = Self { child };
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::exists(noiommu::guardian::SOCKET)? {
+            let ended = service.child.try_wait()?;
+            ensure!(ended.is_none() && Instant::now() < deadline, "the service does not listen: {ended:?}");
+            sleep(Duration::from_millis(5));
+        }
+        Ok(service)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Guardian {
 }
 
 /// Kills of the short form: with a guardian, and without.
-const SHORT: (u32, u32) = (44, 12);
+const SHORT: (u32, u32) = (48, 12);
 
 impl Guardian {
     /// How many are killed with a guardian, and without.
@@ -74,7 +74,9 @@ impl Default for Guardian {
 struct Row {
     device: &'static str,
     provider: &'static str,
-    /// How: `kill` is SIGKILL, `exit` without a close, `exec` another program, `oom` want of memory in its cgroup, `both` driver and
+    /// Who guards it: a process of its `own`, or the `service`.
+    guard: &'static str,
+    /// How: `kill` is SIGKILL, `cgroup` that of all processes in its cgroup, `exit` without a close, `exec` another program, `oom` want of memory in its cgroup, `both` driver and
     /// guardian in the same instant.
     way: &'static str,
     /// Its share of the kills.
@@ -86,53 +88,75 @@ struct Row {
 impl Row {
     const fn of(device: &'static str, provider: &'static str, way: &'static str, weight: u32) -> Self {
         let is_rescued = !matches!(way.as_bytes(), b"both" | b"panic");
-        Self { device, provider, way, weight, is_rescued }
+        Self { device, provider, guard: "own", way, weight, is_rescued }
+    }
+
+    const fn by_service(mut self) -> Self {
+        self.guard = "service";
+        self
+    }
+
+    /// Whether there is the same without a guardian.
+    fn has_control(&self) -> bool {
+        self.guard == "own" && self.way != "both"
     }
 
     /// Without a guardian, nobody stops the device: not the driver, nor the kernel's last close of uio_pci_generic.
     fn must_corrupt(&self) -> bool {
-        self.provider == "sysfs" && self.way == "kill"
+        self.guard == "own" && self.provider == "sysfs" && self.way == "kill"
     }
 }
 
 /// What is killed. An NVMe controller is not killed together with its guardian: what it has begun to read, turning bus mastering off
 /// does not take back, and uio's last close does no more.
-const ROWS: [Row; 23] = [
-    Row::of("edu", "sysfs", "kill", 230),
-    Row::of("edu", "sysfs", "exit", 25),
-    Row::of("edu", "sysfs", "abort", 25),
-    Row::of("edu", "sysfs", "panic", 15),
-    Row::of("edu", "sysfs", "exec", 25),
+const ROWS: [Row; 32] = [
+    Row::of("edu", "sysfs", "kill", 200),
+    Row::of("edu", "sysfs", "exit", 22),
+    Row::of("edu", "sysfs", "abort", 22),
+    Row::of("edu", "sysfs", "panic", 10),
+    Row::of("edu", "sysfs", "exec", 22),
     Row::of("edu", "sysfs", "oom", 20),
-    Row::of("edu", "uio", "kill", 30),
+    Row::of("edu", "sysfs", "cgroup", 22),
+    Row::of("edu", "sysfs", "kill", 22).by_service(),
+    Row::of("edu", "sysfs", "exec", 6).by_service(),
+    Row::of("edu", "uio", "kill", 24),
     Row::of("edu", "uio", "both", 30),
-    Row::of("ohci", "sysfs", "kill", 230),
-    Row::of("ohci", "sysfs", "exit", 25),
-    Row::of("ohci", "sysfs", "abort", 25),
-    Row::of("ohci", "sysfs", "panic", 15),
-    Row::of("ohci", "sysfs", "exec", 25),
+    Row::of("ohci", "sysfs", "kill", 200),
+    Row::of("ohci", "sysfs", "exit", 22),
+    Row::of("ohci", "sysfs", "abort", 22),
+    Row::of("ohci", "sysfs", "panic", 10),
+    Row::of("ohci", "sysfs", "exec", 22),
     Row::of("ohci", "sysfs", "oom", 20),
-    Row::of("ohci", "uio", "kill", 30),
+    Row::of("ohci", "sysfs", "cgroup", 22),
+    Row::of("ohci", "sysfs", "kill", 22).by_service(),
+    Row::of("ohci", "sysfs", "exec", 6).by_service(),
+    Row::of("ohci", "uio", "kill", 24),
     Row::of("ohci", "uio", "both", 30),
-    Row::of("nvme", "sysfs", "kill", 110),
-    Row::of("nvme", "sysfs", "exit", 15),
-    Row::of("nvme", "sysfs", "abort", 15),
-    Row::of("nvme", "sysfs", "panic", 10),
-    Row::of("nvme", "sysfs", "exec", 15),
-    Row::of("nvme", "sysfs", "oom", 15),
-    Row::of("nvme", "uio", "kill", 20),
+    Row::of("nvme", "sysfs", "kill", 100),
+    Row::of("nvme", "sysfs", "exit", 14),
+    Row::of("nvme", "sysfs", "abort", 14),
+    Row::of("nvme", "sysfs", "panic", 8),
+    Row::of("nvme", "sysfs", "exec", 14),
+    Row::of("nvme", "sysfs", "oom", 12),
+    Row::of("nvme", "sysfs", "cgroup", 14),
+    Row::of("nvme", "sysfs", "kill", 8).by_service(),
+    Row::of("nvme", "sysfs", "exec", 2).by_service(),
+    Row::of("nvme", "uio", "kill", 14),
 ];
 
 /// What is killed without a guardian: the same, but that nobody can be killed who is not there. Few kills are all of the kind that
 /// has to corrupt memory.
 fn rows_of_control(kills: u32) -> Vec<&'static Row> {
-    let all = ROWS.iter().filter(|row| row.way != "both");
+    let all = ROWS.iter().filter(|row| row.has_control());
     if kills as usize >= 2 * all.clone().count() {
         all.collect()
     } else {
         all.filter(|row| row.must_corrupt()).collect()
     }
 }
+
+/// The guard of a driver without one.
+const WAIVED: &str = "waived";
 
 /// Of so many kills without a guardian, one at least has to corrupt memory.
 const ONE_OF: usize = 100;
@@ -158,8 +182,8 @@ pub(crate) fn guardian(project: &Project, options: &Guardian) -> Result<()> {
     // Built once: both are to run the same.
     let programs = pack::build_static(project, &STOCK_PROGRAMS)?;
     let soak = Soak { project, options, kernel: &kernel, programs: &programs, seed };
-    let with = soak.run("guarded", &guarded)?;
-    let without = soak.run("waived", &waived)?;
+    let with = soak.run("guarded", &guarded, |row| row.guard)?;
+    let without = soak.run("waived", &waived, |_| WAIVED)?;
 
     let mut faults = judge_guarded(&guarded, &with);
     faults.extend(judge_waived(&waived, &without));
@@ -205,18 +229,18 @@ struct Soak<'a> {
 
 impl Soak<'_> {
     /// Runs a guest through a plan; answers what it says of each kill.
-    fn run(&self, guard: &'static str, plan: &Plan<'_>) -> Result<Vec<Value>> {
+    fn run(&self, what: &'static str, plan: &Plan<'_>, guard: fn(&Row) -> &str) -> Result<Vec<Value>> {
         let mut files = Tree::default();
         files.add_programs(self.programs)?;
         modules::add(self.kernel, &["uio_pci_generic"], &mut files)?;
-        let mut text = format!("{guard} {}\n", self.seed);
+        let mut text = format!("{}\n", self.seed);
         for (row, kills) in plan {
-            writeln!(text, "{} {} {} {kills}", row.device, row.provider, row.way)?;
+            writeln!(text, "{} {} {} {} {kills}", row.device, row.provider, guard(row), row.way)?;
         }
         files.add_text("plan", &text);
         let scenario = Scenario {
             name: "soak-guardian",
-            arguments: vec![guard],
+            arguments: vec![what],
             devices: &DEVICES,
             drives: &DRIVES,
             nets: &[],
@@ -241,12 +265,10 @@ fn draw() -> Result<u64> {
     Ok(u32::from_le_bytes(bytes).into())
 }
 
-/// The kills of a row.
-fn of_row<'a>(row: &Row, kills: &'a [Value]) -> impl Iterator<Item = &'a Value> {
-    let (device, provider, way) = (row.device, row.provider, row.way);
-    kills
-        .iter()
-        .filter(move |kill| kill["device"] == device && kill["provider"] == provider && kill["way"] == way)
+/// The kills of a row: with the guardian that it says, or with none.
+fn of_row<'a>(row: &Row, guard: &'a str, kills: &'a [Value]) -> impl Iterator<Item = &'a Value> {
+    let wanted = [("device", row.device), ("provider", row.provider), ("guard", guard), ("way", row.way)];
+    kills.iter().filter(move |kill| wanted.iter().all(|(key, word)| kill[key] == *word))
 }
 
 fn foreign(kill: &Value) -> u64 {
@@ -259,10 +281,10 @@ fn list<'a>(kill: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// Whether all that was to be killed was.
-fn judge_numbers(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
+fn judge_numbers(plan: &Plan<'_>, kills: &[Value], guard: fn(&Row) -> &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (row, wanted) in plan {
-        let found = of_row(row, kills).count();
+        let found = of_row(row, guard(row), kills).count();
         if found != *wanted as usize {
             faults.push(format!("{}: {found} kills, not {wanted}", name(row)));
         }
@@ -276,9 +298,9 @@ fn judge_numbers(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
 
 /// With a guardian: no byte of anybody else's, and a line in the log for each rescue.
 fn judge_guarded(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
-    let mut faults = judge_numbers(plan, kills);
+    let mut faults = judge_numbers(plan, kills, |row| row.guard);
     for (row, _) in plan {
-        for kill in of_row(row, kills) {
+        for kill in of_row(row, row.guard, kills) {
             let (bytes, process) = (foreign(kill), &kill["process"]);
             if bytes != 0 {
                 faults.push(format!(
@@ -302,7 +324,7 @@ fn judge_guarded(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
 
 /// Without one: memory is corrupted, by each device and often enough, and nobody claims a rescue.
 fn judge_waived(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
-    let mut faults = judge_numbers(plan, kills);
+    let mut faults = judge_numbers(plan, kills, |_| WAIVED);
     let corrupted = kills.iter().filter(|kill| foreign(kill) > 0).count();
     if corrupted * ONE_OF < kills.len() || corrupted == 0 {
         faults.push(format!(
@@ -311,7 +333,7 @@ fn judge_waived(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
         ));
     }
     for (row, _) in plan.iter().filter(|(row, _)| row.must_corrupt()) {
-        if of_row(row, kills).all(|kill| foreign(kill) == 0) {
+        if of_row(row, WAIVED, kills).all(|kill| foreign(kill) == 0) {
             faults.push(format!("{}: no kill corrupted memory without a guardian", name(row)));
         }
     }
@@ -324,7 +346,7 @@ fn judge_waived(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
 }
 
 fn name(row: &Row) -> String {
-    format!("{} by {}, {}", row.device, row.provider, row.way)
+    format!("{} by {}, guard {}, {}", row.device, row.provider, row.guard, row.way)
 }
 
 /// The figures of some kills.
@@ -365,30 +387,39 @@ fn rows(guarded: &Plan<'_>, with: &[Value], waived: &Plan<'_>, without: &[Value]
             "device": row.device,
             "provider": row.provider,
             "way": row.way,
-            "guarded": figures(of_row(row, with)),
-            "waived": if control { figures(of_row(row, without)) } else { Value::Null },
+            "guard": row.guard,
+            "guarded": figures(of_row(row, row.guard, with)),
+            "waived": if control { figures(of_row(row, WAIVED, without)) } else { Value::Null },
         })
     };
     guarded.iter().map(row).collect()
 }
 
+/// What the table's words mean.
+const NOTE: &str = "
+kills: drivers that died while their device was writing their memory; corrupt: so many of these after
+which other processes found bytes in their memory that are not their own; rescued: guardians' lines in
+the kernel's log. guard: own, a process of the driver's; service, one for all. dies: kill, SIGKILL;
+exec, becomes another program; oom, out of its cgroup's memory; cgroup, all processes in its cgroup
+are killed; both, driver and guardian in the same instant. A driver that panics stops its device.
+";
+
 /// The report, for people.
 fn table(report: &Value) -> String {
-    let mut text = format!("\n{:<24}{:>38}{:>20}\n", "", "with a guardian", "without");
+    let mut text = format!("\n{:<28}{:>40}{:>22}\n", "", "with a guardian", "without");
     let heads = ["kills", "corrupt", "bytes", "rescued", "s/kill", "kills", "corrupt", "bytes"];
     let words = heads.map(|head| format!("{head:>8}")).concat();
-    text += &paint(format_args!("{:<7}{:<7}{:<7}{words}", "device", "by", "dies"), Look::Bold);
+    text += &paint(format_args!("{:<7}{:<6}{:<8}{:<7}{words}", "device", "by", "guard", "dies"), Look::Bold);
     text.push('\n');
     for row in report["rows"].as_array().into_iter().flatten() {
         let word = |key: &str| row[key].as_str().unwrap_or_default();
-        text += &format!("{:<7}{:<7}{:<7}", word("device"), word("provider"), word("way"));
+        text +=
+            &format!("{:<7}{:<6}{:<8}{:<7}", word("device"), word("provider"), word("guard"), word("way"));
         text += &line(&row["guarded"], &row["waived"]);
     }
-    text += &format!("{:<21}", "all");
+    text += &format!("{:<28}", "all");
     text += &line(&report["guarded"]["all"], &report["waived"]["all"]);
-    text += "\nkills: drivers that died while their device was writing their memory; corrupt: of these, so many after which other\n\
-             processes found bytes in their memory that are not their own; rescued: lines of guardians in the kernel's log.\n\
-             dies: kill SIGKILL, exec another program, oom want of memory in its cgroup, both driver and guardian at once.\n";
+    text += NOTE;
     text += &format!("{}, seed {}\n", report["kernel"].as_str().unwrap_or_default(), report["seed"]);
     text
 }
@@ -422,6 +453,7 @@ mod tests {
             let lines = if guarded && row.is_rescued { vec!["noiommu-guardian: it"] } else { Vec::new() };
             json!({
                 "device": row.device, "provider": row.provider, "way": row.way, "process": 7,
+                "guard": if guarded { row.guard } else { WAIVED },
                 "foreign": bytes, "first": null, "rescues": lines, "others": [], "ms": 500,
             })
         };
@@ -429,8 +461,8 @@ mod tests {
     }
 
     fn plans() -> (Plan<'static>, Plan<'static>) {
-        let (all, some): (Vec<&Row>, Vec<&Row>) = (ROWS.iter().collect(), rows_of_control(44));
-        (plan(&all, 100).unwrap(), plan(&some, 44).unwrap())
+        let (all, some): (Vec<&Row>, Vec<&Row>) = (ROWS.iter().collect(), rows_of_control(48));
+        (plan(&all, 100).unwrap(), plan(&some, 48).unwrap())
     }
 
     #[test]
@@ -496,11 +528,11 @@ mod tests {
         assert_eq!(report["guarded"]["devices"]["nvme"]["corrupted"], 0);
         let all: Vec<&str> =
             text.lines().find(|line| line.starts_with("all")).unwrap().split_whitespace().collect();
-        assert_eq!(all[1..5], ["100", "0", "0", "88"]);
+        assert_eq!(all[1..4], ["100", "0", "0"]);
         assert!(
             text.lines()
                 .take_while(|line| !line.starts_with("kills:"))
-                .all(|line| line.chars().count() <= 86),
+                .all(|line| line.chars().count() <= 94),
             "{text}"
         );
     }
