@@ -28,7 +28,7 @@ pub(super) struct Foreign {
 impl Pattern {
     /// Single pages, filled.
     pub(super) fn of_pages(pages: usize, salt: u64) -> Result<Self> {
-        let memory = Memory::new(pages * PAGE, PAGE)?;
+        let memory = Memory::new(pages * PAGE)?;
         memory.advise(0, pages, Advice::LinuxNoHugepage)?;
         let pattern = Self { memory, salt };
         pattern.fill(0, pages);
@@ -37,7 +37,7 @@ impl Pattern {
 
     /// Whole huge pages, as far as the kernel has them, filled.
     pub(super) fn of_huge_pages(pages: usize, salt: u64) -> Result<Self> {
-        let memory = Memory::new(pages * PAGE, HUGE)?;
+        let memory = Memory::new(pages * PAGE)?;
         memory.advise(0, pages, Advice::LinuxHugepage)?;
         let pattern = Self { memory, salt };
         pattern.fill(0, pages);
@@ -57,6 +57,13 @@ impl Pattern {
     /// Advice about some pages.
     pub(super) fn advise(&self, first: usize, pages: usize, advice: Advice) -> Result<()> {
         self.memory.advise(first, pages, advice)
+    }
+
+    /// Makes one huge page of what [`HUGE`] bytes from a page on are made of now; answers whether the kernel did.
+    pub(super) fn collapse(&self, first: usize) -> bool {
+        assert!(first * PAGE + HUGE <= self.memory.length, "this memory only");
+        // SAFETY: within the memory; collapsing changes only where its bytes lie.
+        unsafe { libc::madvise(self.memory.at(first).as_ptr().cast(), HUGE, libc::MADV_COLLAPSE) == 0 }
     }
 
     /// Writes the pattern.
@@ -107,18 +114,18 @@ impl Pattern {
 /// Bytes of a huge page.
 pub(super) const HUGE: usize = 2 << 20;
 
-/// Anonymous private memory, unmapped when dropped.
+/// Anonymous private memory at a multiple of a huge page, unmapped when dropped.
 struct Memory {
     mapped: NonNull<u8>,
-    /// Bytes mapped: what is used begins at a multiple of the alignment.
+    /// Bytes mapped.
     whole: usize,
     start: NonNull<u8>,
     length: usize,
 }
 
 impl Memory {
-    fn new(length: usize, alignment: usize) -> Result<Self> {
-        let whole = length + alignment;
+    fn new(length: usize) -> Result<Self> {
+        let whole = length + HUGE;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let mapped = unsafe {
             mmap_anonymous(
@@ -129,8 +136,8 @@ impl Memory {
             )
         };
         let mapped = NonNull::new(mapped.context("mmap")?.cast::<u8>()).context("mmap answers 0")?;
-        let skip = mapped.addr().get().next_multiple_of(alignment) - mapped.addr().get();
-        // SAFETY: less than the alignment, by which more is mapped than is used.
+        let skip = mapped.addr().get().next_multiple_of(HUGE) - mapped.addr().get();
+        // SAFETY: less than a huge page, by which more is mapped than is used.
         let start = unsafe { mapped.add(skip) };
         Ok(Self { mapped, whole, start, length })
     }

@@ -169,7 +169,7 @@ pub(super) fn run(seconds: &str) -> Result<()> {
     let began = Instant::now();
     let told = go(&shared, lanes, &mut chance, began + time, &mut storms)?;
     let seconds = began.elapsed().as_secs_f64();
-    let others: Vec<Value> = storms.into_iter().map(Storm::end).collect::<Result<_>>()?;
+    let others = others::end(storms)?;
     shared.look(&mut chance)?;
     let after = vmstat::read()?;
 
@@ -234,7 +234,7 @@ fn watch(shared: &Shared, chance: &mut Chance, end: Instant, storms: &mut [Storm
     let total = (end - began).as_secs();
     while Instant::now() < end && !shared.is_over() {
         shared.look(chance)?;
-        storms.iter_mut().try_for_each(Storm::is_alive)?;
+        storms.iter_mut().try_for_each(Storm::go_on)?;
         progress::tell(began.elapsed().as_secs().min(total), total)?;
         thread::sleep(LOOK.min(end.saturating_duration_since(Instant::now())));
     }

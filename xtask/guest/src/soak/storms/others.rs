@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::io::{Read as _, stdin};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::mm::{Advice, mlock};
 use serde_json::{Value, json};
 
@@ -23,59 +24,88 @@ use crate::matrix::driver::PAGE;
 struct Kind {
     name: &'static str,
     run: fn(&mut Weather) -> Result<()>,
+    /// It may be killed for want of memory, and is started again.
+    is_mortal: bool,
 }
 
-const KINDS: [Kind; 7] = [
-    Kind { name: "compact", run: compact },
-    Kind { name: "fragment", run: fragment },
-    Kind { name: "huge", run: huge },
-    Kind { name: "squeezed", run: squeezed },
-    Kind { name: "reclaim", run: reclaim },
-    Kind { name: "near-oom", run: near_oom },
-    Kind { name: "mlocked", run: mlocked },
+impl Kind {
+    const fn of(name: &'static str, run: fn(&mut Weather) -> Result<()>) -> Self {
+        Self { name, run, is_mortal: false }
+    }
+
+    const fn mortal(mut self) -> Self {
+        self.is_mortal = true;
+        self
+    }
+}
+
+static KINDS: [Kind; 7] = [
+    Kind::of("compact", compact),
+    Kind::of("fragment", fragment),
+    Kind::of("huge", huge),
+    Kind::of("squeezed", squeezed),
+    Kind::of("reclaim", reclaim),
+    Kind::of("near-oom", near_oom).mortal(),
+    Kind::of("mlocked", mlocked),
 ];
 
 /// Bytes that [`SQUEEZED`] has.
-const SQUEEZED_MOST: usize = 24 << 20;
+const SQUEEZED_MOST: usize = 12 << 20;
 
 /// A storm as the one who started it sees it.
 pub(super) struct Storm {
-    name: &'static str,
+    kind: &'static Kind,
+    seed: u64,
     child: Child,
     /// Its end is the storm's.
-    _hold: ChildStdin,
+    hold: Option<ChildStdin>,
+    /// How often it was started again.
+    deaths: u64,
 }
 
 /// Starts one of each kind.
 pub(super) fn start(chance: &mut Chance) -> Result<Vec<Storm>> {
     SQUEEZED.make(Some(SQUEEZED_MOST))?;
-    KINDS.iter().map(|kind| Storm::start(kind.name, chance.any())).collect()
+    KINDS.iter().map(|kind| Storm::start(kind, chance.any())).collect()
+}
+
+/// Ends them all; what they have done.
+pub(super) fn end(mut storms: Vec<Storm>) -> Result<Vec<Value>> {
+    storms.iter_mut().try_for_each(Storm::go_on)?;
+    // All at once, as some take their time.
+    storms.iter_mut().for_each(|storm| storm.hold = None);
+    storms.into_iter().map(Storm::end).collect()
 }
 
 impl Storm {
-    fn start(name: &'static str, seed: u64) -> Result<Self> {
+    fn start(kind: &'static Kind, seed: u64) -> Result<Self> {
         let mut program = Command::new("/proc/self/exe");
-        program.args(["soak", "storm", name, &seed.to_string()]);
-        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(name)?;
-        let hold = child.stdin.take().context("no stdin")?;
-        Ok(Self { name, child, _hold: hold })
+        program.args(["soak", "storm", kind.name, &seed.to_string()]);
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(kind.name)?;
+        let hold = child.stdin.take();
+        Ok(Self { kind, seed, child, hold, deaths: 0 })
     }
 
-    /// An error when it has ended by itself.
-    pub(super) fn is_alive(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("the storm {} has ended: {status}", self.name),
-        }
+    /// Starts it again when it was killed for want of memory and may be; an error when it has ended otherwise.
+    pub(super) fn go_on(&mut self) -> Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        let killed = status.signal() == Some(libc::SIGKILL);
+        ensure!(killed && self.kind.is_mortal, "the storm {} has ended: {status}", self.kind.name);
+        let deaths = self.deaths + 1;
+        *self = Self::start(self.kind, self.seed.wrapping_add(deaths))?;
+        self.deaths = deaths;
+        Ok(())
     }
 
-    /// Ends it; what it has done.
-    pub(super) fn end(self) -> Result<Value> {
-        let Self { name, child, _hold: hold } = self;
-        drop(hold);
+    /// Ends it, once it has been told to; what it has done.
+    fn end(self) -> Result<Value> {
+        let Self { kind, child, deaths, .. } = self;
         let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "the storm {name} ended with {}", output.status);
-        serde_json::from_slice(&output.stdout).with_context(|| format!("the storm {name}"))
+        ensure!(output.status.success(), "the storm {} ended with {}", kind.name, output.status);
+        let mut told: Value =
+            serde_json::from_slice(&output.stdout).with_context(|| format!("the storm {}", kind.name))?;
+        told["deaths"] = deaths.into();
+        Ok(told)
     }
 }
 
@@ -95,7 +125,11 @@ impl Weather {
     fn goes_on(&mut self, pause: Duration) -> bool {
         self.rounds += 1;
         sleep(pause);
-        !self.over.load(Ordering::Relaxed)
+        !self.is_over()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 }
 
@@ -129,6 +163,9 @@ pub(in crate::soak) fn run(name: &str, seed: &str) -> Result<()> {
     );
     Ok(())
 }
+
+/// Pages of a huge one.
+const CHUNK: usize = HUGE / PAGE;
 
 /// Has all memory compacted.
 fn compact(weather: &mut Weather) -> Result<()> {
@@ -165,13 +202,7 @@ fn fragment(weather: &mut Weather) -> Result<()> {
 
 /// Huge pages that are split in all ways there are, and collapsed again.
 fn huge(weather: &mut Weather) -> Result<()> {
-    const CHUNK: usize = HUGE / PAGE;
     const CHUNKS: usize = 8;
-    let collapse = |pattern: &Pattern, first: usize| {
-        let at = pattern.address(first).as_ptr().cast();
-        // SAFETY: within the pattern's memory; collapsing changes only where its bytes lie.
-        unsafe { libc::madvise(at, HUGE, libc::MADV_COLLAPSE) == 0 }
-    };
     let protect = |pattern: &Pattern, first: usize, pages: usize, more: i32| {
         let at = pattern.address(first).as_ptr().cast();
         // SAFETY: within the pattern's memory, which stays readable and writable.
@@ -195,7 +226,7 @@ fn huge(weather: &mut Weather) -> Result<()> {
                     protect(&pattern, chunk, CHUNK, 0);
                 }
                 2 => pattern.advise(chunk + skip, pages, Advice::LinuxPageOut)?,
-                _ => weather.done += u64::from(collapse(&pattern, chunk)),
+                _ => weather.done += u64::from(pattern.collapse(chunk)),
             }
             pattern.check(chunk, CHUNK, &mut weather.foreign);
         }
@@ -229,13 +260,21 @@ fn reclaim(weather: &mut Weather) -> Result<()> {
 
 /// Takes nearly all memory that there is, and gives it back.
 fn near_oom(weather: &mut Weather) -> Result<()> {
-    /// What is left for the others.
-    const LEFT: u64 = 96 << 20;
+    /// What is left for the others, and what is taken at once.
+    const LEFT: u64 = 16 << 20;
+    const PART: usize = (8 << 20) / PAGE;
+    // The first to be killed when there is none left.
+    fs::write("/proc/self/oom_score_adj", "1000").context("/proc/self/oom_score_adj")?;
     while weather.goes_on(Duration::from_millis(500)) {
-        let there = available()?;
-        let pages = there.saturating_sub(LEFT) as usize / PAGE;
-        let pattern = Pattern::of_pages(pages.max(1), weather.chance.any())?;
-        pattern.check(0, pattern.pages(), &mut weather.foreign);
+        let mut taken = Vec::new();
+        while available()? > LEFT && !weather.is_over() {
+            taken.push(Pattern::of_pages(PART, weather.chance.any())?);
+        }
+        for pattern in taken {
+            if !weather.is_over() {
+                pattern.check(0, PART, &mut weather.foreign);
+            }
+        }
         weather.done += 1;
     }
     Ok(())
@@ -249,21 +288,29 @@ fn available() -> Result<u64> {
     Ok(kib << 10)
 }
 
-/// The control: memory that is only mlocked, as programs have it that know no better. It moves.
+/// The control: memory that is only mlocked, as programs have it that know no better. It moves: by compaction, if it is in the way,
+/// and when it is made a huge page of.
 fn mlocked(weather: &mut Weather) -> Result<()> {
     const PAGES: usize = (8 << 20) / PAGE;
+    /// Rounds that go by before a part is made a huge page of.
+    const PATIENCE: u64 = 10;
     let pattern = Pattern::of_pages(PAGES, weather.chance.any())?;
     // SAFETY: locking changes nothing but where the pages may be.
     unsafe { mlock(pattern.address(0).as_ptr().cast(), PAGES * PAGE) }.context("mlock")?;
+    pattern.advise(0, PAGES, Advice::LinuxHugepage)?;
     let mut places = frames(pattern.address(0).addr().get(), PAGES)?;
-    while weather.goes_on(Duration::from_millis(200)) {
+    while weather.goes_on(Duration::from_millis(100)) {
         for (place, now) in places.iter_mut().zip(frames(pattern.address(0).addr().get(), PAGES)?) {
             // One on the move is looked at when it is there.
             let Some(frame) = now else { continue };
             weather.moved += u64::from(place.replace(frame).is_some_and(|before| before != frame));
         }
         pattern.check(0, PAGES, &mut weather.foreign);
-        weather.done += 1;
+        // One after the other, from some time on.
+        let chunk = (weather.rounds / PATIENCE) as usize;
+        if chunk > 0 && chunk * CHUNK <= PAGES {
+            weather.done += u64::from(pattern.collapse((chunk - 1) * CHUNK));
+        }
     }
     Ok(())
 }

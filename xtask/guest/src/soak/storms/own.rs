@@ -20,7 +20,7 @@ use crate::matrix::driver::PAGE;
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// Of so many deeds, one is a fork.
-const FORKS: u64 = 64;
+const FORKS: u64 = 20;
 
 /// What is done to a part of a buffer, and how often the kernel has done it and refused it.
 struct Deed {
@@ -68,8 +68,11 @@ fn deeds() -> [Deed; 8] {
 pub(super) fn run(shared: &Shared, mut chance: Chance) -> Result<Value> {
     let deeds = deeds();
     let (mut forks, mut refused) = (0_u64, 0_u64);
-    while !shared.is_over() {
-        if chance.below(FORKS) == 0 {
+    for number in 0_u64.. {
+        if shared.is_over() {
+            break;
+        }
+        if number.is_multiple_of(FORKS) {
             if fork(shared, chance.any() as u8)? {
                 forks += 1;
             } else {
