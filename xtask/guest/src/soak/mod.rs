@@ -1,19 +1,14 @@
 //! Soak tests: what must not happen, for as long as one likes. `guardian`: driver processes are killed in the middle of DMA.
 //! `storms`: all of memory is in motion while DMA goes on.
 
-mod busy;
 mod cgroup;
 mod chance;
-mod churn;
 mod drive;
-mod driver;
 mod kills;
+mod memory;
 mod nvme;
-mod ohci;
 mod pattern;
-mod processes;
 mod progress;
-mod rescues;
 mod storms;
 
 use anyhow::{Result, bail};
@@ -25,9 +20,9 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         ["guardian"] => kills::run(),
         ["storms", seconds] => storms::run(seconds),
         ["storm", name, seed] => storms::other(name, seed),
-        ["driver", kind, address, way] => driver::run(kind, address, way),
-        ["quiet", kind, address] => driver::quiet(kind, address),
-        ["churn", cpu] => churn::run(cpu),
+        ["driver", kind, address, way] => kills::driver(kind, address, way),
+        ["quiet", kind, address] => kills::quiet(kind, address),
+        ["churn", cpu] => kills::churn(cpu),
         _ => bail!("soak what? {words:?}"),
     }
 }

@@ -158,6 +158,13 @@ fn rows_of_control(kills: u32) -> Vec<&'static Row> {
 /// The guard of a driver without one.
 const WAIVED: &str = "waived";
 
+/// What a guardian says of a device that it has made quiet; of another one it says the contrary.
+const QUIET: &str = "made quiet";
+
+/// Bytes of memory that a guest may have less after all kills, by other causes than theirs: 126 pages are kept for each NVMe
+/// controller that nobody makes quiet, half a MiB.
+const LOST: u64 = 48 << 20;
+
 /// Of so many kills without a guardian, one at least has to corrupt memory.
 const ONE_OF: usize = 100;
 
@@ -182,10 +189,11 @@ pub(crate) fn guardian(project: &Project, options: &Guardian) -> Result<()> {
     // Built once: both are to run the same.
     let programs = pack::build_static(project, &STOCK_PROGRAMS)?;
     let soak = Soak { project, options, kernel: &kernel, programs: &programs, seed };
-    let with = soak.run("guarded", &guarded, |row| row.guard)?;
-    let without = soak.run("waived", &waived, |_| WAIVED)?;
+    let (with, left) = soak.run("guarded", &guarded, |row| row.guard)?;
+    let (without, _) = soak.run("waived", &waived, |_| WAIVED)?;
 
     let mut faults = judge_guarded(&guarded, &with);
+    faults.extend(judge_left(&left));
     faults.extend(judge_waived(&waived, &without));
     let report = json!({
         "passed": faults.is_empty(),
@@ -195,6 +203,7 @@ pub(crate) fn guardian(project: &Project, options: &Guardian) -> Result<()> {
         "guarded": sums(&guarded, &with),
         "waived": sums(&waived, &without),
         "rows": rows(&guarded, &with, &waived, &without),
+        "left": left,
     });
     let logs = project.run_dir("soak-guardian");
     fs::create_dir_all(&logs)?;
@@ -229,7 +238,12 @@ struct Soak<'a> {
 
 impl Soak<'_> {
     /// Runs a guest through a plan; answers what it says of each kill.
-    fn run(&self, what: &'static str, plan: &Plan<'_>, guard: fn(&Row) -> &str) -> Result<Vec<Value>> {
+    fn run(
+        &self,
+        what: &'static str,
+        plan: &Plan<'_>,
+        guard: fn(&Row) -> &str,
+    ) -> Result<(Vec<Value>, Value)> {
         let mut files = Tree::default();
         files.add_programs(self.programs)?;
         modules::add(self.kernel, &["uio_pci_generic"], &mut files)?;
@@ -251,10 +265,13 @@ impl Soak<'_> {
         run.apart = self.options.json;
         run.at_least(120 + SLOWEST * plan.iter().map(|(_, kills)| u64::from(*kills)).sum::<u64>());
         let output = guest::run(self.project, &scenario, self.kernel, files, &run)?;
-        let text = fs::read_to_string(output.join("kills")).context("the guest left no account")?;
-        text.lines()
-            .map(|line| serde_json::from_str(line).context("the guest's account is no JSON"))
-            .collect()
+        let told = |file: &str| {
+            let text = fs::read_to_string(output.join(file));
+            let text = text.with_context(|| format!("the guest left no account of {file}"))?;
+            let line = |line| serde_json::from_str(line).context("the guest's account is no JSON");
+            text.lines().map(line).collect::<Result<Vec<Value>>>()
+        };
+        Ok((told("kills")?, told("left")?.pop().unwrap_or_default()))
     }
 }
 
@@ -310,7 +327,8 @@ fn judge_guarded(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
                 ));
             }
             let (lines, wanted) = (list(kill, "rescues"), usize::from(row.is_rescued));
-            if lines.len() != wanted {
+            let quiet = |line: &Value| line.as_str().is_some_and(|line| line.contains(QUIET));
+            if lines.len() != wanted || !lines.iter().all(quiet) {
                 faults.push(format!("{}, process {process}: rescues are {lines:?}, not {wanted}", name(row)));
             }
             let others = list(kill, "others");
@@ -318,6 +336,18 @@ fn judge_guarded(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
                 faults.push(format!("{}, process {process}: a guardian says besides: {others:?}", name(row)));
             }
         }
+    }
+    faults
+}
+
+/// And when all is over, guardians have ended, and memory is free again.
+fn judge_left(left: &Value) -> Vec<String> {
+    let mut faults = Vec::new();
+    if left["processes"].as_array().is_none_or(|processes| !processes.is_empty()) {
+        faults.push(format!("processes that have not ended: {}", left["processes"]));
+    }
+    if left["lost_bytes"].as_u64().is_none_or(|bytes| bytes > LOST) {
+        faults.push(format!("memory that was not given back: {} bytes", left["lost_bytes"]));
     }
     faults
 }
@@ -450,7 +480,11 @@ mod tests {
     fn account(plan: &Plan<'_>, guarded: bool) -> Vec<Value> {
         let kill = |row: &Row| {
             let bytes = if guarded || !row.must_corrupt() { 0 } else { 8 };
-            let lines = if guarded && row.is_rescued { vec!["noiommu-guardian: it"] } else { Vec::new() };
+            let lines = if guarded && row.is_rescued {
+                vec!["noiommu-guardian: it is made quiet"]
+            } else {
+                Vec::new()
+            };
             json!({
                 "device": row.device, "provider": row.provider, "way": row.way, "process": 7,
                 "guard": if guarded { row.guard } else { WAIVED },
@@ -480,13 +514,23 @@ mod tests {
             let mut wrong = with.clone();
             let lines = wrong[at]["rescues"].as_array_mut().unwrap();
             if lines.pop().is_none() {
-                lines.push("noiommu-guardian: it".into());
+                lines.push("noiommu-guardian: it is made quiet".into());
             }
+            assert_eq!(judge_guarded(&guarded, &wrong).len(), 1);
+            let mut wrong = with.clone();
+            wrong[at]["rescues"] = json!(["noiommu-guardian: it is NOT QUIET"]);
             assert_eq!(judge_guarded(&guarded, &wrong).len(), 1);
             let mut wrong = with.clone();
             wrong.remove(at);
             assert_eq!(judge_guarded(&guarded, &wrong).len(), 2);
         }
+    }
+
+    #[test]
+    fn nothing_is_left() {
+        assert!(judge_left(&json!({"processes": [], "lost_bytes": 4096})).is_empty());
+        assert_eq!(judge_left(&json!({"processes": ["noiommu-guard"], "lost_bytes": 1_u64 << 30})).len(), 2);
+        assert_eq!(judge_left(&Value::Null).len(), 2);
     }
 
     #[test]

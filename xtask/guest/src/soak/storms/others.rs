@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::super::cgroup::{RECLAIMED, SQUEEZED};
 use super::super::chance::Chance;
+use super::super::memory;
 use super::super::pattern::{Foreign, HUGE, Pattern};
 use super::frames::frames;
 use crate::matrix::driver::PAGE;
@@ -267,7 +268,7 @@ fn near_oom(weather: &mut Weather) -> Result<()> {
     fs::write("/proc/self/oom_score_adj", "1000").context("/proc/self/oom_score_adj")?;
     while weather.goes_on(Duration::from_millis(500)) {
         let mut taken = Vec::new();
-        while available()? > LEFT && !weather.is_over() {
+        while memory::available()? > LEFT && !weather.is_over() {
             taken.push(Pattern::of_pages(PART, weather.chance.any())?);
         }
         for pattern in taken {
@@ -278,14 +279,6 @@ fn near_oom(weather: &mut Weather) -> Result<()> {
         weather.done += 1;
     }
     Ok(())
-}
-
-/// Bytes that can be had without swapping.
-fn available() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("MemAvailable")?;
-    Ok(kib << 10)
 }
 
 /// The control: memory that is only mlocked, as programs have it that know no better. It moves: by compaction, if it is in the way,

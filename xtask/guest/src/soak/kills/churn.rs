@@ -17,10 +17,10 @@ use std::io::{BufRead as _, Write as _, stdin, stdout};
 use anyhow::{Context as _, Result, bail};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::pattern::{Foreign, Pattern};
+use super::super::pattern::{Foreign, Pattern};
 
 /// Answers lines until there are no more.
-pub(super) fn run(cpu: &str) -> Result<()> {
+pub(in crate::soak) fn run(cpu: &str) -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu.parse().context("the processor's number")?);
     sched_setaffinity(None, &cpus).context("sched_setaffinity")?;

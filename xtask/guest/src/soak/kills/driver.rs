@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::{Context, Device, ErrorKind, optin};
 
+use super::super::cgroup::{DOOMED, OOM, OOM_MOST};
 use super::busy::Kind;
-use super::cgroup::{DOOMED, OOM, OOM_MOST};
 use crate::matrix::driver::PATIENCE;
 
 /// What it says when its device is writing.
@@ -23,7 +23,7 @@ const MUCH: usize = OOM_MOST / 4 * 3;
 const TOO_MUCH: usize = OOM_MOST;
 
 /// Has the device write, says so, waits for a line, and dies that way; those that are killed wait for ever.
-pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
+pub(in crate::soak) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
     // Before the device is opened: whatever is started with it is in there, too, unless it leaves by itself.
     match way {
         "oom" => OOM.enter()?,
@@ -56,7 +56,7 @@ pub(super) fn run(kind: &str, address: &str, way: &str) -> Result<()> {
 }
 
 /// Makes the device quiet that a dead driver has left as it was.
-pub(super) fn quiet(kind: &str, address: &str) -> Result<()> {
+pub(in crate::soak) fn quiet(kind: &str, address: &str) -> Result<()> {
     (Kind::find(kind)?.stop)(open(&Context::new()?, address)?)
 }
 

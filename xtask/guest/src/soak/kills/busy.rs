@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use noiommu::{Bar, Contiguity, Device, DmaBuffer, Error, Ioas, ReadWrite, Register};
 use noiommu_edu::Edu;
 
-use super::nvme::{self, BLOCK, DEPTH, Nvme};
+use super::super::nvme::{self, BLOCK, DEPTH, Nvme};
 use super::ohci;
 use crate::matrix::driver::{PAGE, Shared, expect_id, wait};
 
@@ -167,7 +167,7 @@ impl Busy for Queued {
 
 /// Writes to the drive what is to be read from it, through the kernel's own driver, which has the controller until then.
 fn fill(address: &str) -> Result<()> {
-    super::drive::write(address, &words_of("nvme", PAIRS * usize::from(DEPTH) * PAGE))
+    super::super::drive::write(address, &words_of("nvme", PAIRS * usize::from(DEPTH) * PAGE))
 }
 
 /// A USB host controller that is running: it writes the number of each frame, a millisecond, to its communications area (4.4).
