@@ -208,6 +208,10 @@ pub(super) struct Facts {
     pub(super) opt_in_files: Vec<Node>,
     pub(super) rights: Rights,
     pub(super) sys_is_read_only: bool,
+    /// The trees of cgroups are mounted read-only.
+    pub(super) cgroups_are_read_only: bool,
+    /// The socket of the guardian's service is there.
+    pub(super) has_guardian_service: bool,
     pub(super) frames: Result<(), Refused>,
     /// kernel.io_uring_disabled, where the kernel has it.
     pub(super) io_uring_disabled: Option<u32>,
@@ -247,7 +251,9 @@ impl Facts {
             opted_in: process.is_opted_in(),
             opt_in_files: files.nodes(&["run/noiommu"], &["run/noiommu"]),
             rights: Rights::read(root, process.program()),
-            sys_is_read_only: files.sys_is_read_only(),
+            sys_is_read_only: files.is_read_only(|place| place == "/sys"),
+            cgroups_are_read_only: files.is_read_only(|place| place.starts_with("/sys/fs/cgroup")),
+            has_guardian_service: files.exists(noiommu::guardian::SOCKET.trim_start_matches('/')),
             frames: process.frames(),
             io_uring_disabled: files.number("proc/sys/kernel/io_uring_disabled"),
             io_uring: process.pins(PinChoice::IoUring),
@@ -405,12 +411,13 @@ impl Files<'_> {
         hints
     }
 
-    fn sys_is_read_only(&self) -> bool {
+    /// Whether what is mounted on a place is read-only.
+    fn is_read_only(&self, is_place: impl Fn(&str) -> bool) -> bool {
         let mounts = self.text("proc/self/mounts").unwrap_or_default();
         // The last mount on a place is the one that is seen.
         let mut options = mounts.lines().filter_map(|line| {
             let mut words = line.split(' ').skip(1);
-            (words.next()? == "/sys").then(|| words.nth(1))?
+            is_place(words.next()?).then(|| words.nth(1))?
         });
         options.next_back().is_some_and(|options| options.split(',').any(|option| option == "ro"))
     }

@@ -27,3 +27,19 @@ pub(super) fn sysfs(facts: &Facts) -> Check {
         Check::new("sysfs", why, Status::Ok, "/sys can be written")
     }
 }
+
+pub(super) fn guardian(facts: &Facts) -> Check {
+    let why = "when a driver dies, its guardian makes the device quiet before the memory is given to others";
+    let check = |status, found: &str| Check::new("guardian", why, status, found);
+    if facts.has_guardian_service {
+        return check(Status::Ok, "its service listens");
+    }
+    if facts.cgroups_are_read_only || facts.rights.user != 0 {
+        return check(
+            Status::Note,
+            "a process of the driver's own, in the driver's cgroup: who ends all of that at once ends both",
+        )
+        .remedy("# outside of the driver's cgroup or container: noiommu guardian --listen (its --help has a unit)");
+    }
+    check(Status::Ok, "a process of the driver's own, in a cgroup of its own")
+}

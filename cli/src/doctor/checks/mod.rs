@@ -90,6 +90,7 @@ const ALL: &[fn(&Facts) -> Check] = &[
     privileges::user_namespace,
     container::container,
     container::sysfs,
+    container::guardian,
     pins::frames,
     pins::io_uring,
     pins::af_xdp,

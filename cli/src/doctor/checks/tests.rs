@@ -385,3 +385,15 @@ fn what_is_told() {
         }
     }
 }
+
+#[test]
+fn a_guardian_shall_not_end_with_its_driver() {
+    let machine = Machine::new("guardian");
+    assert_eq!(check(&machine.facts(), "guardian").status, Status::Ok);
+    machine
+        .write("proc/self/mounts", "sysfs /sys sysfs rw 0 0\ncgroup /sys/fs/cgroup cgroup2 ro,nosuid 0 0\n");
+    let (status, remedy) = told(&machine.facts(), "guardian");
+    assert!(status == Status::Note && remedy.contains("noiommu guardian --listen"), "{remedy}");
+    machine.write("run/noiommu/guardian.sock", "");
+    assert_eq!(check(&machine.facts(), "guardian").found, "its service listens");
+}

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use noiommu_core::vfio::pci::{Address, PhysicalRange, check_hot_reset, hot_reset_info};
 use noiommu_core::{Errno, PhysAddr, TryVec};
@@ -68,6 +69,21 @@ fn open_node(path: &str) -> Result<OwnedFd, Errno> {
     files::open(&PathBuf::from(path), OFlags::RDWR).map_err(|error| crate::error::errno_of(&error))
 }
 
+/// Opens the kernel's group. One that the guardian of a process that has just died still has is waited for: to whoever saw that death
+/// it is free.
+fn open_group(number: u32) -> Result<OwnedFd, Errno> {
+    /// How many milliseconds.
+    const GUARDIAN: u32 = 500;
+    let path = format!("/dev/vfio/noiommu-{number}");
+    for _ in 0..GUARDIAN {
+        match open_node(&path) {
+            Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(1)),
+            opened => return opened,
+        }
+    }
+    open_node(&path)
+}
+
 /// The kernel's group of this number, opened here already or for a moment.
 fn group_file(number: u32) -> Result<Arc<OwnedFd>, Errno> {
     let mut groups = lock(&GROUPS);
@@ -76,7 +92,7 @@ fn group_file(number: u32) -> Result<Arc<OwnedFd>, Errno> {
     if let Some(file) = known {
         return Ok(file);
     }
-    let file = Arc::new(open_node(&format!("/dev/vfio/noiommu-{number}"))?);
+    let file = Arc::new(open_group(number)?);
     groups.push((number, Arc::downgrade(&file)));
     Ok(file)
 }
