@@ -59,7 +59,7 @@ pub(super) fn run() -> Result<()> {
         chance: Chance::new(seed.parse().context("the seed")?),
     };
     let places = prepare(&rows)?;
-    let before = (processes::running()?, memory::available()?);
+    let before = (processes::running()?, memory::pins()?);
     let total: u32 = rows.iter().map(|row| row.kills).sum();
     let mut found: Vec<Value> = Vec::new();
     // Written at the end, and nothing is in the meantime: it would be memory that a device might hit.
@@ -79,17 +79,17 @@ pub(super) fn run() -> Result<()> {
     fs::write(LEFT, format!("{left}\n")).context(LEFT)
 }
 
-/// What there is that was not there before all kills: processes, when those that are about to end have had their time; and how much
-/// less memory.
-fn left(before: &BTreeSet<u32>, available: u64) -> Result<Value> {
+/// What there is that was not there before all kills, when what is about to end has had its time: processes, and pins.
+fn left(before: &BTreeSet<u32>, pins: u64) -> Result<Value> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let more: Vec<u32> = processes::running()?.difference(before).copied().collect();
-        if more.is_empty() || Instant::now() > deadline {
-            let names: Vec<String> =
-                more.into_iter().filter_map(|process| processes::name(process).ok()).collect();
-            let lost = available.saturating_sub(memory::available()?);
-            return Ok(json!({"processes": names, "lost_bytes": lost}));
+        let pinned = memory::pins()?.saturating_sub(pins);
+        if more.is_empty() && pinned == 0 || Instant::now() > deadline {
+            let name = |process| processes::name(process).ok();
+            return Ok(
+                json!({"processes": more.into_iter().filter_map(name).collect::<Vec<_>>(), "pins": pinned}),
+            );
         }
         sleep(Duration::from_millis(20));
     }
