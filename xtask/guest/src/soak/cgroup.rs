@@ -11,6 +11,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 #[derive(Clone, Copy)]
 pub(super) struct Cgroup(&'static str);
 
+/// Where processes are that nobody has put elsewhere.
+pub(super) const TOP: Cgroup = Cgroup(".");
 /// For processes that are to run out of memory.
 pub(super) const OOM: Cgroup = Cgroup("oom");
 /// For processes that are killed all at once.

@@ -47,7 +47,7 @@ pub(super) fn run(
         let what = || {
             format!("edu's copy from {at:#x} of {} to {there:#x} of {}", source.name, shared.buffers[to].name)
         };
-        shared.verify(&what, &bytes, &source.source[at as usize..(at + length) as usize]);
+        shared.wrong.compare(what, &bytes, &source.source[at as usize..(at + length) as usize]);
         if number.is_multiple_of(WITNESSED) {
             let first = views[to].at(there)?;
             let length = first.length.min(length) as usize;

@@ -12,6 +12,7 @@ mod others;
 mod own;
 mod reads;
 mod vmstat;
+mod wrong;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 use self::buffers::{Buffer, DRIVE};
 use self::others::Storm;
+use self::wrong::Wrong;
 use super::cgroup::RECLAIMED;
 use super::chance::Chance;
 use super::{drive, nvme, progress};
@@ -47,10 +49,7 @@ struct Shared {
     drive: Vec<u8>,
     witness: Mutex<Witness>,
     transfers: Transfers,
-    /// Bytes that are other ones than they should be, and the first few places.
-    wrong_bytes: AtomicU64,
-    wrong: Mutex<Vec<String>>,
-    moved_pages: AtomicU64,
+    wrong: Wrong,
     looks: AtomicU64,
 }
 
@@ -70,28 +69,6 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Compares, and remembers what differs.
-    fn verify(&self, what: &dyn Fn() -> String, found: &[u8], expected: &[u8]) {
-        let Some(first) = found.iter().zip(expected).position(|(one, other)| one != other) else { return };
-        let bytes = found.iter().zip(expected).filter(|(one, other)| one != other).count();
-        self.wrong_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        let end = |all: &[u8]| all.len().min(first + 16);
-        self.remember(format!(
-            "{}: {bytes} wrong bytes, from {first:#x} on: {:02x?}, not {:02x?}",
-            what(),
-            &found[first..end(found)],
-            &expected[first..end(expected)]
-        ));
-    }
-
-    fn remember(&self, what: String) {
-        const MOST: usize = 20;
-        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        if wrong.len() < MOST {
-            wrong.push(what);
-        }
-    }
-
     /// Has the host look at bytes of the stream by their physical address.
     fn witness(&self, address: u64, length: usize, stream: u64) -> Result<()> {
         self.witness.lock().unwrap_or_else(PoisonError::into_inner).expect_stream(address, length, stream)
@@ -101,15 +78,9 @@ impl Shared {
     fn look(&self, chance: &mut Chance) -> Result<()> {
         for buffer in &self.buffers {
             let moved = buffer.mapping.moved_pages()?.context("nobody knows where the pages are")?;
-            self.moved_pages.fetch_add(moved, Ordering::Relaxed);
-            if moved > 0 {
-                self.remember(format!("{moved} pages of {} have moved", buffer.name));
-            }
-            self.verify(
-                &|| format!("what the program wrote to {}", buffer.name),
-                &buffer.still()?,
-                &buffer.source,
-            );
+            self.wrong.moved(buffer.name, moved);
+            let what = || format!("what the program wrote to {}", buffer.name);
+            self.wrong.compare(what, &buffer.still()?, &buffer.source);
             let (address, length, stream) = buffer.piece(chance)?;
             self.witness(address, length, stream)?;
         }
@@ -141,9 +112,7 @@ pub(super) fn run(seconds: &str) -> Result<()> {
         drive,
         witness: Mutex::new(witness),
         transfers: Transfers::default(),
-        wrong_bytes: AtomicU64::new(0),
-        wrong: Mutex::default(),
-        moved_pages: AtomicU64::new(0),
+        wrong: Wrong::default(),
         looks: AtomicU64::new(0),
     };
     let edus = addresses(noiommu_edu::ID)?;
@@ -180,9 +149,9 @@ pub(super) fn run(seconds: &str) -> Result<()> {
         "edu": {"transfers": count(&transfers.edu), "bytes": count(&transfers.edu_bytes)},
         "nvme": {"transfers": count(&transfers.nvme), "bytes": count(&transfers.nvme_bytes), "fresh": count(&transfers.fresh)},
         "buffers": shared.buffers.iter().map(Buffer::tell).collect::<Vec<_>>(),
-        "wrong_bytes": count(&shared.wrong_bytes),
-        "wrong": *shared.wrong.lock().unwrap_or_else(PoisonError::into_inner),
-        "moved_pages": count(&shared.moved_pages),
+        "wrong_bytes": shared.wrong.bytes(),
+        "wrong": shared.wrong.places(),
+        "moved_pages": shared.wrong.moved_pages(),
         "looks": count(&shared.looks),
         "own": told.last(),
         "others": others,

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::mm::{Advice, mlock};
 use serde_json::{Value, json};
 
-use super::super::cgroup::{RECLAIMED, SQUEEZED};
+use super::super::cgroup::{RECLAIMED, SQUEEZED, TOP};
 use super::super::chance::Chance;
 use super::super::memory;
 use super::super::pattern::{Foreign, HUGE, Pattern};
@@ -52,6 +52,9 @@ static KINDS: [Kind; 7] = [
 
 /// Bytes that [`SQUEEZED`] has.
 const SQUEEZED_MOST: usize = 12 << 20;
+
+/// How much less than others a storm has of the processors.
+const NICE: i32 = 5;
 
 /// A storm as the one who started it sees it.
 pub(super) struct Storm {
@@ -150,6 +153,11 @@ pub(in crate::soak) fn run(name: &str, seed: &str) -> Result<()> {
         foreign: Foreign::default(),
         moved: 0,
     };
+    // Out of the cgroup of the one that drives the devices, whose own memory is to be taken back.
+    TOP.enter()?;
+    // Those whose transfers are verified come first.
+    // SAFETY: changes nothing but when this process runs.
+    unsafe { libc::nice(NICE) };
     (kind.run)(&mut weather)?;
     println!(
         "{}",
@@ -171,7 +179,7 @@ const CHUNK: usize = HUGE / PAGE;
 /// Has all memory compacted.
 fn compact(weather: &mut Weather) -> Result<()> {
     let switch = "/proc/sys/vm/compact_memory";
-    while weather.goes_on(Duration::from_millis(30)) {
+    while weather.goes_on(Duration::from_millis(100)) {
         fs::write(switch, "1").context(switch)?;
         weather.done += 1;
     }
@@ -253,7 +261,7 @@ fn squeezed(weather: &mut Weather) -> Result<()> {
 
 /// Has the kernel take back memory of the process that drives the devices.
 fn reclaim(weather: &mut Weather) -> Result<()> {
-    while weather.goes_on(Duration::from_millis(100)) {
+    while weather.goes_on(Duration::from_millis(300)) {
         weather.done += u64::from(RECLAIMED.reclaim(4 << 20));
     }
     Ok(())
@@ -262,11 +270,11 @@ fn reclaim(weather: &mut Weather) -> Result<()> {
 /// Takes nearly all memory that there is, and gives it back.
 fn near_oom(weather: &mut Weather) -> Result<()> {
     /// What is left for the others, and what is taken at once.
-    const LEFT: u64 = 16 << 20;
+    const LEFT: u64 = 32 << 20;
     const PART: usize = (8 << 20) / PAGE;
     // The first to be killed when there is none left.
     fs::write("/proc/self/oom_score_adj", "1000").context("/proc/self/oom_score_adj")?;
-    while weather.goes_on(Duration::from_millis(500)) {
+    while weather.goes_on(Duration::from_millis(2000)) {
         let mut taken = Vec::new();
         while memory::available()? > LEFT && !weather.is_over() {
             taken.push(Pattern::of_pages(PART, weather.chance.any())?);
@@ -282,7 +290,7 @@ fn near_oom(weather: &mut Weather) -> Result<()> {
 }
 
 /// The control: memory that is only mlocked, as programs have it that know no better. It moves: by compaction, if it is in the way,
-/// and when it is made a huge page of.
+/// and when it is made a huge page of, as one half of it is.
 fn mlocked(weather: &mut Weather) -> Result<()> {
     const PAGES: usize = (8 << 20) / PAGE;
     /// Rounds that go by before a part is made a huge page of.
@@ -290,7 +298,7 @@ fn mlocked(weather: &mut Weather) -> Result<()> {
     let pattern = Pattern::of_pages(PAGES, weather.chance.any())?;
     // SAFETY: locking changes nothing but where the pages may be.
     unsafe { mlock(pattern.address(0).as_ptr().cast(), PAGES * PAGE) }.context("mlock")?;
-    pattern.advise(0, PAGES, Advice::LinuxHugepage)?;
+    pattern.advise(0, PAGES / 2, Advice::LinuxHugepage)?;
     let mut places = frames(pattern.address(0).addr().get(), PAGES)?;
     while weather.goes_on(Duration::from_millis(100)) {
         for (place, now) in places.iter_mut().zip(frames(pattern.address(0).addr().get(), PAGES)?) {
@@ -299,10 +307,10 @@ fn mlocked(weather: &mut Weather) -> Result<()> {
             weather.moved += u64::from(place.replace(frame).is_some_and(|before| before != frame));
         }
         pattern.check(0, PAGES, &mut weather.foreign);
-        // One after the other, from some time on.
-        let chunk = (weather.rounds / PATIENCE) as usize;
-        if chunk > 0 && chunk * CHUNK <= PAGES {
-            weather.done += u64::from(pattern.collapse((chunk - 1) * CHUNK));
+        // One part after the other, from some time on.
+        let part = (weather.rounds / PATIENCE) as usize;
+        if part > 0 && part * CHUNK <= PAGES / 2 {
+            weather.done += u64::from(pattern.collapse((part - 1) * CHUNK));
         }
     }
     Ok(())

@@ -120,7 +120,7 @@ fn finish(shared: &Shared, slot: Slot, number: u64) -> Result<()> {
     let mut bytes = vec![0; LENGTH];
     memory(mapping)?.read(offset, &mut bytes)?;
     let what = || format!("a read from {from:#x} of the drive to {offset:#x} of {name}");
-    shared.verify(&what, &bytes, &shared.drive[from..from + LENGTH]);
+    shared.wrong.compare(what, &bytes, &shared.drive[from..from + LENGTH]);
     if number.is_multiple_of(WITNESSED) {
         let first = view.at(offset as u64)?;
         shared.witness(first.address.bits(), PAGE, from as u64)?;
@@ -130,10 +130,7 @@ fn finish(shared: &Shared, slot: Slot, number: u64) -> Result<()> {
     drop(view);
     if let Target::Fresh(mapping) = target {
         let moved = mapping.moved_pages()?.context("nobody knows where the pages are")?;
-        shared.moved_pages.fetch_add(moved, Ordering::Relaxed);
-        if moved > 0 {
-            shared.remember(format!("{moved} pages of memory just mapped have moved"));
-        }
+        shared.wrong.moved(name, moved);
         shared.transfers.fresh.fetch_add(1, Ordering::Relaxed);
         // The command is done, and no view is left: the memory goes back at once.
         mapping.reclaim().map_err(|_| anyhow::anyhow!("a mapping that somebody still looks at"))?;
