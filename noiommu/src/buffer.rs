@@ -122,8 +122,7 @@ impl DmaBuffer {
         };
         let buffer = Self { memory: NonNull::new(memory.ok()?.cast())?, length, mapped, pages };
         // Populating stops silently when pages run out (a cgroup's limit); touching them then would be fatal.
-        // SAFETY: advice about the buffer's own memory.
-        unsafe { mm::madvise(buffer.memory.as_ptr().cast(), mapped, Advice::LinuxPopulateWrite) }.ok()?;
+        buffer.populate().ok()?;
         Some(buffer)
     }
 
@@ -158,9 +157,13 @@ impl DmaBuffer {
     /// `mapped` bytes of untouched private memory at a multiple of `alignment`.
     fn aligned(length: usize, mapped: usize, alignment: usize) -> Result<Self> {
         let failed = |error| {
-            Error::system(format_args!("allocating {length} bytes"), error).with_remedy("ask for less memory")
+            Error::system(format_args!("allocating {length} bytes"), error)
+                .with_remedy("ask for less memory, or for fewer buffers (sysctl vm.max_map_count)")
         };
-        let reserved = mapped.checked_add(alignment).ok_or_else(|| Error::from(Errno::ENOMEM))?;
+        // Room to be aligned in, where the kernel does not align by itself. Not more than needed: buffers with holes between
+        // them are a mapping of the kernel's each, of which a process has 65,530 at most; neighbours become one.
+        let spare = if alignment > rustix::param::page_size() { alignment } else { 0 };
+        let reserved = mapped.checked_add(spare).ok_or_else(|| Error::from(Errno::ENOMEM))?;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let start = unsafe {
             mm::mmap_anonymous(
@@ -173,7 +176,7 @@ impl DmaBuffer {
         .map_err(failed)?
         .cast::<u8>();
         let before = (start as usize).next_multiple_of(alignment) - start as usize;
-        // SAFETY: `before` is at most `alignment`, so all three parts lie within the reservation just made; the two that
+        // SAFETY: `before` is at most `spare`, so all three parts lie within the reservation just made; the two that
         // are unmapped are not used by anyone.
         let memory = unsafe {
             let memory = start.add(before);
@@ -192,12 +195,18 @@ impl DmaBuffer {
 
     /// Makes the kernel supply every page now; want of memory shows here.
     fn touch(&self) -> Result<()> {
-        // SAFETY: populating the buffer's own memory writes nothing to it.
-        match unsafe { mm::madvise(self.memory.as_ptr().cast(), self.mapped, Advice::LinuxPopulateWrite) } {
-            Ok(()) => Ok(()),
-            Err(error) => Err(Error::system(format_args!("touching {} bytes", self.mapped), error)
-                .with_remedy("ask for less memory, or raise the cgroup's memory.max")),
-        }
+        self.populate().map_err(|error| {
+            Error::system(format_args!("touching {} bytes", self.mapped), error)
+                .with_remedy("ask for less memory, or raise the cgroup's memory.max")
+        })
+    }
+
+    fn populate(&self) -> rustix::io::Result<()> {
+        // A signal may end it early; what is populated by then stays.
+        rustix::io::retry_on_intr(|| {
+            // SAFETY: populating the buffer's own memory writes nothing to it.
+            unsafe { mm::madvise(self.memory.as_ptr().cast(), self.mapped, Advice::LinuxPopulateWrite) }
+        })
     }
 
     /// Bytes, as asked for.
@@ -326,8 +335,14 @@ impl DmaBuffer {
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
+        let start = self.memory.as_ptr().cast();
         // SAFETY: the memory is this value's, and nothing borrows it any more.
-        let _ = unsafe { mm::munmap(self.memory.as_ptr().cast(), self.mapped) };
+        let unmapped = unsafe { mm::munmap(start, self.mapped) };
+        // Where the process has as many mappings as it may have, a part of one cannot be taken out; its memory can.
+        if unmapped.is_err() {
+            // SAFETY: as above.
+            let _ = unsafe { mm::madvise(start, self.mapped, Advice::LinuxDontNeed) };
+        }
     }
 }
 

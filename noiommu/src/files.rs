@@ -8,7 +8,18 @@ use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 
 /// Opens a file, closed on exec.
 pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    Ok(fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::io::retry_on_intr(|| fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()))?)
+}
+
+/// What was read, or `None` where there is nothing to read: everything else that can go wrong is no answer.
+pub(crate) fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether there is something there; a link that leads nowhere is something.
@@ -60,11 +71,15 @@ pub(crate) fn write_line(path: &Path, text: &str) -> io::Result<()> {
     if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// The last part of what a link says.
+/// The last part of what a link says; `None` where it cannot be read, for whatever reason.
 pub(crate) fn link_name(path: &Path) -> Option<String> {
-    let target = fs::readlinkat(CWD, path, Vec::new()).ok()?;
-    let target = target.to_string_lossy().into_owned();
-    target.rsplit('/').next().map(str::to_owned)
+    link(path).ok()?
+}
+
+/// The last part of what a link says; `None` where there is no link.
+pub(crate) fn link(path: &Path) -> io::Result<Option<String>> {
+    let target = if_there(fs::readlinkat(CWD, path, Vec::new()).map_err(io::Error::from))?;
+    Ok(target.and_then(|target| target.to_string_lossy().rsplit('/').next().map(str::to_owned)))
 }
 
 /// The names in a directory, in order.

@@ -25,9 +25,9 @@ fn busy(cause: String) -> Error {
     Error::new(ErrorKind::Busy, Errno::EBUSY, cause)
 }
 
-/// Refuses a device that is in use by the system.
+/// Refuses a device that is in use by the system, or of which nobody can tell.
 pub(super) fn in_use(root: &Root, device: &PciDevice) -> Result<()> {
-    match pci::uses_of(root, device).first() {
+    match pci::uses_of(root, device)?.first() {
         Some(used) => Err(busy(format!("{} is in use: {used}", device.address))
             .with_remedy(format!("{}; or --force, if the machine can do without", used.remedy()))),
         None => Ok(()),
@@ -37,32 +37,46 @@ pub(super) fn in_use(root: &Root, device: &PciDevice) -> Result<()> {
 /// Refuses a device whose neighbours would suffer or stand in the way: functions of the same device that a driver has, and
 /// devices of the same IOMMU group. Those in `together` are about to be bound too.
 pub(super) fn neighbours(root: &Root, device: &PciDevice, together: &[String]) -> Result<()> {
-    let has_foreign_driver = |address: &&String| {
-        let Ok(other) = pci::device_of(root, address) else { return false };
+    let has_foreign_driver = |address: &String| {
+        let other = match pci::device_of(root, address) {
+            Ok(other) => other,
+            Err(error) if error.kind() == ErrorKind::NoDevice => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let foreign = other.driver.as_deref().is_some_and(|driver| driver != VFIO_PCI);
-        foreign && !other.is_bridge && !together.contains(address)
+        Ok(foreign && !other.is_bridge && !together.contains(address))
+    };
+    let foreign = |addresses: &[String]| {
+        let mut found = Vec::new();
+        for address in addresses {
+            if has_foreign_driver(address)? {
+                found.push(address.clone());
+            }
+        }
+        Ok::<_, Error>(found)
     };
     let name = &device.address;
-    let tell = |others: Vec<&String>, why: &str| {
+    let tell = |others: Vec<String>, why: &str| {
         if others.is_empty() {
             return Ok(());
         }
-        let list = others.iter().map(|other| other.as_str()).collect::<Vec<_>>().join(" ");
+        let list = others.join(" ");
         Err(busy(format!("{name}: {why}: {list}")).with_remedy(format!(
             "bind them together: noiommu bind {name} {list}; or --force for this one alone"
         )))
     };
     if let Iommu::Group(group) = device.iommu {
-        let members =
-            files::names(&root.at("/sys/kernel/iommu_groups").join(group.to_string()).join("devices"));
+        let directory = root.at("/sys/kernel/iommu_groups").join(group.to_string()).join("devices");
+        let members = files::if_there(files::names(&directory)).map_err(|error| {
+            Error::system(format_args!("reading {}", directory.display()), error).with_remedy("try again")
+        })?;
         let members: Vec<_> = members.unwrap_or_default().into_iter().filter(|it| it != name).collect();
-        let others = members.iter().filter(has_foreign_driver).collect();
         tell(
-            others,
+            foreign(&members)?,
             &format!("its IOMMU group {group} cannot be opened while the kernel's drivers have others of it"),
         )?;
     }
-    let others = device.siblings.iter().filter(has_foreign_driver).collect();
+    let others = foreign(&device.siblings)?;
     tell(others, "the kernel's drivers have other functions of the same device, which a reset would hit")
 }
 

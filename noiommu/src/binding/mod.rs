@@ -283,12 +283,14 @@ fn bind_on(
             }
         }
     }
-    let mut now = pci::device_of(root, &name)?;
+    let look =
+        || pci::device_of(root, &name).map_err(|error| roll_back(root, actor, &device, remembers, error));
+    let mut now = look()?;
     let (driver, _) = wanted(provider);
     if let (Some(driver), None, None) = (driver, &now.driver, &probe) {
         // A probe tells the kernel's log alone why it failed; asking for the driver by name tells us.
         probe = actor.act(root, &name, &Act::Attach(driver.to_owned())).err();
-        now = pci::device_of(root, &name)?;
+        now = look()?;
     }
     if now.driver.as_deref() != driver {
         let error = not_taken(&now, provider, probe);

@@ -77,7 +77,7 @@ impl Actor for Made {
         self.left.set(left);
         self.done.set(self.done.get() + 1);
         let device = tree.device(address);
-        let overridden = pci::driver_override(&device);
+        let overridden = pci::driver_override(&device)?;
         match act {
             Act::Load(module) => fs::create_dir_all(tree.driver(module)),
             Act::Remember(_) | Act::Forget => Kernel.act(tree, address, act),

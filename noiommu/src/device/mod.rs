@@ -343,6 +343,7 @@ impl Device {
     /// # Errors
     /// EINVAL past its end; what the provider answers.
     pub fn config_write(&self, offset: u16, from: &[u8]) -> Result<()> {
+        self.refuse_forked()?;
         // Under the lock, so that nobody turns it on or off between the reading and the writing.
         let _state = self.inner.state();
         self.inner.checked(self.inner.config().write_keeping_decoding(offset, from))
@@ -361,6 +362,7 @@ impl Device {
     /// # Errors
     /// EBUSY while the device may be doing DMA ([`Device::quiesce`] it first); EINVAL for an IOAS of another context.
     pub fn attach(&self, ioas: &Ioas) -> Result<()> {
+        self.refuse_forked()?;
         let mut state = self.inner.state();
         if !Arc::ptr_eq(&self.inner.context, ioas.inner().context()) {
             return Err(Error::argument("the device and the IOAS belong to two contexts"));
@@ -387,6 +389,7 @@ impl Device {
     /// # Errors
     /// EBUSY while the device may be doing DMA ([`Device::quiesce`] it first).
     pub fn detach(&self) -> Result<()> {
+        self.refuse_forked()?;
         let mut state = self.inner.state();
         if state.master {
             return Err(self.still_mastering("detached"));

@@ -116,7 +116,12 @@ impl SysfsDevice {
         if uio::is_left_behind(&device.directory) {
             uio::unbind(&device.name);
         }
-        let before = files::read_text(&device.directory.join("driver_override")).unwrap_or_default();
+        let path = device.directory.join("driver_override");
+        // What cannot be read could not be put back.
+        let before = files::if_there(files::read_text(&path)).map_err(|error| {
+            Error::system(format_args!("reading {}", path.display()), error).with_remedy("run it as root")
+        })?;
+        let before = before.unwrap_or_default();
         device.write("driver_override", CLAIM)?;
         // sysfs shows "(null)" for none; an empty line takes it away. Our own is one that a killed process has left, unless the
         // device is bound for us.
@@ -239,7 +244,9 @@ pub(crate) fn is_dummy_group(group: &Path) -> bool {
 }
 
 pub(crate) fn refuse_driver(name: &str, directory: &Path) -> Result<()> {
-    let Some(driver) = files::link_name(&directory.join("driver")) else { return Ok(()) };
+    let driver = files::link(&directory.join("driver"))
+        .map_err(|error| Error::system(format_args!("looking for the driver of {name}"), error))?;
+    let Some(driver) = driver else { return Ok(()) };
     if uio::is_left_behind(directory) {
         return Ok(());
     }

@@ -202,6 +202,10 @@ impl Drop for Inner {
 
 impl Ioas {
     pub(crate) fn new(context: &Arc<context::Inner>) -> Result<Self> {
+        // The lock may have been another thread's of the parent.
+        if context.is_forked() {
+            return Err(forked());
+        }
         let mut engine = context.engine();
         let id = engine.ioas_alloc()?;
         let table = engine.table(id)?.clone();

@@ -84,8 +84,11 @@ impl TableMemory for Arena {
         unsafe { mm::mprotect(start, length, MprotectFlags::READ | MprotectFlags::WRITE) }
             .map_err(|_| Errno::ENOMEM)?;
         // Want of memory shall show here as ENOMEM, not later as a fatal fault. Kernels that cannot (EINVAL) may fault.
-        // SAFETY: populating writes nothing.
-        match unsafe { mm::madvise(start, length.min(STEP as usize * FRAME), Advice::LinuxPopulateWrite) } {
+        let populated = rustix::io::retry_on_intr(|| {
+            // SAFETY: populating writes nothing.
+            unsafe { mm::madvise(start, length.min(STEP as usize * FRAME), Advice::LinuxPopulateWrite) }
+        });
+        match populated {
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(_) => return Err(Errno::ENOMEM),
         }

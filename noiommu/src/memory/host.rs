@@ -27,7 +27,11 @@ pub(crate) fn capabilities() -> CapabilitySet {
 /// Refuses a kernel or machine on which physical addresses from user space would be wrong.
 pub(crate) fn check_machine() -> Result<()> {
     check_release(&kernel_release())?;
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // Not read, it must not pass for one that names no encryption.
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").map_err(|error| {
+        Error::system("reading /proc/cpuinfo, to see whether memory is encrypted", error)
+            .with_remedy("mount /proc; check the open-file limit (ulimit -n)")
+    })?;
     check_encryption(&cpuinfo, Path::new("/dev"))
 }
 

@@ -60,7 +60,7 @@ impl Ring {
     fn new(slots: u32) -> std::io::Result<Self> {
         let ring = IoUring::new(1)?;
         let submitter = ring.submitter();
-        match submitter.register_buffers_sparse(slots) {
+        match undisturbed(|| submitter.register_buffers_sparse(slots)) {
             // Kernels before 5.19 know no sparse tables; empty entries make the same.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => empty_table(&ring, slots)?,
             other => other?,
@@ -85,13 +85,20 @@ impl Ring {
 
     fn set(&self, slot: u32, address: usize, length: usize) -> std::io::Result<()> {
         let buffer = libc::iovec { iov_base: address as *mut _, iov_len: length };
-        loop {
+        undisturbed(|| {
             // SAFETY: registering reads nothing of the buffer and no operation is ever submitted on these rings, so
             // nothing is written through them; the pages stay alive by the pin itself.
-            match unsafe { self.ring.submitter().register_buffers_update(slot, &[buffer], None) } {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
+            unsafe { self.ring.submitter().register_buffers_update(slot, &[buffer], None) }
+        })
+    }
+}
+
+/// Makes a call again that a signal has ended.
+fn undisturbed<T>(call: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other,
         }
     }
 }
@@ -101,7 +108,7 @@ fn empty_table(ring: &IoUring, slots: u32) -> std::io::Result<()> {
     let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let (buffers, tags) = (vec![nothing; slots as usize], vec![0; slots as usize]);
     // SAFETY: the entries name no memory.
-    unsafe { ring.submitter().register_buffers2(&buffers, &tags) }
+    undisturbed(|| unsafe { ring.submitter().register_buffers2(&buffers, &tags) })
 }
 
 /// A filled slot.

@@ -1,6 +1,7 @@
 //! What /proc/self/maps says of an address range, to explain why it cannot be pinned and to refuse DAX memory.
 
 use crate::error::ErrorKind;
+use crate::{Error, Result};
 
 /// One line of /proc/self/maps.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,9 +14,13 @@ pub(crate) struct Vma {
     pub(crate) path: String,
 }
 
-/// The mappings of this process, lowest first.
+/// The mappings of this process, lowest first; none where they cannot be read.
 pub(crate) fn read() -> Vec<Vma> {
-    std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(parse).collect()
+    try_read().unwrap_or_default()
+}
+
+fn try_read() -> std::io::Result<Vec<Vma>> {
+    Ok(std::fs::read_to_string("/proc/self/maps")?.lines().filter_map(parse).collect())
 }
 
 /// `start-end perms offset dev inode   path`
@@ -77,8 +82,16 @@ fn explain(vmas: &[Vma], address: usize, length: usize) -> Option<Reason> {
 }
 
 /// Whether a range has memory of a device DAX file: such mappings can be pinned, but belong to persistent memory.
-pub(crate) fn has_dax(address: usize, length: usize) -> bool {
-    read().iter().any(|vma| vma.end > address && vma.start < address.saturating_add(length) && is_dax(vma))
+///
+/// # Errors
+/// Those of reading the list: what is not known must not pass for ordinary memory.
+pub(crate) fn has_dax(address: usize, length: usize) -> Result<bool> {
+    let vmas = try_read().map_err(|error| {
+        Error::system("reading /proc/self/maps, to see whether the memory is DAX", error)
+            .with_remedy("mount /proc; check the open-file limit (ulimit -n)")
+    })?;
+    let within = |vma: &&Vma| vma.end > address && vma.start < address.saturating_add(length);
+    Ok(vmas.iter().filter(within).any(is_dax))
 }
 
 fn is_dax(vma: &Vma) -> bool {

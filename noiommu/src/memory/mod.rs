@@ -230,7 +230,7 @@ impl Pins for HostPins {
                 let file_or_shared = pagemap.runs(*address, *length, &mut each)?;
                 // Only memory of files can be DAX, and a look at the list of mappings is slow; a view is of shared memory,
                 // as has been seen when it was made.
-                if file_or_shared && self.view.is_none() && maps::has_dax(*address, *length) {
+                if file_or_shared && self.view.is_none() && maps::has_dax(*address, *length)? {
                     return Err(dax());
                 }
                 Ok(())

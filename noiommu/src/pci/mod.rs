@@ -8,12 +8,14 @@ pub(crate) mod tests;
 mod uses;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 pub(crate) use self::root::Root;
 pub use self::uses::Use;
 use crate::device::sysfs;
-use crate::{Error, Result, files};
+use crate::files::{self, if_there};
+use crate::{Error, Result};
 
 /// The base class of bridges.
 const CLASS_BRIDGE: u32 = 0x06;
@@ -99,14 +101,17 @@ pub fn device(address: &str) -> Result<PciDevice> {
 /// What uses a device, so that taking its driver away would do harm. Empty: nothing that can be told from outside.
 ///
 /// # Errors
-/// As for [`device`].
+/// As for [`device`]; where /sys or /proc cannot be read, so that nobody can tell.
 pub fn uses(address: &str) -> Result<Vec<Use>> {
     let root = Root::real();
-    Ok(uses::of(&root, &device_of(&root, address)?))
+    uses_of(&root, &device_of(&root, address)?)
 }
 
-pub(crate) fn uses_of(root: &Root, device: &PciDevice) -> Vec<Use> {
-    uses::of(root, device)
+pub(crate) fn uses_of(root: &Root, device: &PciDevice) -> Result<Vec<Use>> {
+    uses::of(root, device).map_err(|error| {
+        Error::system(format_args!("looking whether {} is in use", device.address), error)
+            .with_remedy("try again; as root, /sys and /proc can be read")
+    })
 }
 
 pub(crate) fn devices_of(root: &Root) -> Result<Vec<PciDevice>> {
@@ -116,69 +121,86 @@ pub(crate) fn devices_of(root: &Root) -> Result<Vec<PciDevice>> {
     }
     let names = files::names(&directory)
         .map_err(|error| Error::system(format_args!("reading {}", directory.display()), error))?;
-    // One that vanishes between the two looks is none.
-    Ok(names.iter().filter_map(|name| read(root, name, &names)).collect())
+    let mut devices = Vec::new();
+    for name in &names {
+        // One that vanishes between the two looks is none.
+        devices.extend(read(root, name, &names).map_err(|error| unreadable(name, error))?);
+    }
+    Ok(devices)
 }
 
 pub(crate) fn device_of(root: &Root, address: &str) -> Result<PciDevice> {
     let name = sysfs::normalize(address).ok_or_else(|| sysfs::no_address(address))?;
-    let names = files::names(&root.at("/sys/bus/pci/devices")).unwrap_or_default();
-    read(root, &name, &names).ok_or_else(|| sysfs::no_device(&name))
+    let names = if_there(files::names(&root.at("/sys/bus/pci/devices")));
+    let device = names.and_then(|names| read(root, &name, &names.unwrap_or_default()));
+    device.map_err(|error| unreadable(&name, error))?.ok_or_else(|| sysfs::no_device(&name))
 }
 
-/// A number of sysfs, hexadecimal with `0x` or decimal.
-fn number(path: &Path) -> Option<u32> {
-    let text = files::read_text(path).ok()?;
-    match text.strip_prefix("0x") {
+fn unreadable(name: &str, error: io::Error) -> Error {
+    Error::system(format_args!("looking at {name} in sysfs"), error).with_remedy("try again, as root")
+}
+
+/// A number of sysfs, hexadecimal with `0x` or decimal; `None` where there is no such file, or no number in it.
+fn number(path: &Path) -> io::Result<Option<u32>> {
+    let text = if_there(files::read_text(path))?.unwrap_or_default();
+    Ok(match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
-    }
-}
-
-/// The override of a device; sysfs shows "(null)" for none.
-pub(crate) fn driver_override(directory: &Path) -> Option<String> {
-    let text = files::read_text(&directory.join("driver_override")).ok()?;
-    (!text.is_empty() && text != "(null)").then_some(text)
-}
-
-fn read(root: &Root, name: &str, names: &[String]) -> Option<PciDevice> {
-    let directory = root.device(name);
-    let id = |file: &str| number(&directory.join(file)).and_then(|id| u16::try_from(id).ok());
-    let class = number(&directory.join("class"))?;
-    // The first 64 bytes are everybody's.
-    let config = files::read_start(&directory.join("config"), 64).unwrap_or_default();
-    let header = config.get(0x0e).map(|header| header & 0x7f);
-    let slot = name.rsplit_once('.')?.0;
-    let is_sibling =
-        |other: &&String| other.rsplit_once('.').is_some_and(|(it, _)| it == slot) && *other != name;
-    Some(PciDevice {
-        address: name.to_owned(),
-        vendor: id("vendor")?,
-        device: id("device")?,
-        subsystem_vendor: id("subsystem_vendor").unwrap_or(0),
-        subsystem_device: id("subsystem_device").unwrap_or(0),
-        class,
-        driver: files::link_name(&directory.join("driver")),
-        driver_override: driver_override(&directory),
-        iommu: iommu(&directory),
-        // -1 is none.
-        numa_node: number(&directory.join("numa_node")),
-        is_bridge: class >> 16 == CLASS_BRIDGE || matches!(header, Some(1 | 2)),
-        siblings: names.iter().filter(is_sibling).cloned().collect(),
-        has_line: config.get(0x3d).map(|pin| *pin != 0),
     })
 }
 
+/// The override of a device; sysfs shows "(null)" for none.
+pub(crate) fn driver_override(directory: &Path) -> io::Result<Option<String>> {
+    let text = if_there(files::read_text(&directory.join("driver_override")))?;
+    Ok(text.filter(|text| !text.is_empty() && text != "(null)"))
+}
+
+/// Looks at a device; `None`: there is none. What cannot be read is an error: by what is told here devices are taken from their
+/// drivers and given back.
+fn read(root: &Root, name: &str, names: &[String]) -> io::Result<Option<PciDevice>> {
+    let directory = root.device(name);
+    let id =
+        |file: &str| Ok::<_, io::Error>(number(&directory.join(file))?.and_then(|id| u16::try_from(id).ok()));
+    let (Some(class), Some(vendor), Some(device)) =
+        (number(&directory.join("class"))?, id("vendor")?, id("device")?)
+    else {
+        return Ok(None);
+    };
+    let Some((slot, _)) = name.rsplit_once('.') else { return Ok(None) };
+    // The first 64 bytes are everybody's; a device that does not answer is a device all the same.
+    let config = files::read_start(&directory.join("config"), 64).unwrap_or_default();
+    let header = config.get(0x0e).map(|header| header & 0x7f);
+    let is_sibling =
+        |other: &&String| other.rsplit_once('.').is_some_and(|(it, _)| it == slot) && *other != name;
+    Ok(Some(PciDevice {
+        address: name.to_owned(),
+        vendor,
+        device,
+        subsystem_vendor: id("subsystem_vendor")?.unwrap_or(0),
+        subsystem_device: id("subsystem_device")?.unwrap_or(0),
+        class,
+        driver: files::link(&directory.join("driver"))?,
+        driver_override: driver_override(&directory)?,
+        iommu: iommu(&directory)?,
+        // -1 is none.
+        numa_node: number(&directory.join("numa_node"))?,
+        is_bridge: class >> 16 == CLASS_BRIDGE || matches!(header, Some(1 | 2)),
+        siblings: names.iter().filter(is_sibling).cloned().collect(),
+        has_line: config.get(0x3d).map(|pin| *pin != 0),
+    }))
+}
+
 /// What stands before the device in `directory`.
-fn iommu(directory: &Path) -> Iommu {
-    let group = files::link_name(&directory.join("iommu_group")).and_then(|group| group.parse().ok());
-    let dummy = sysfs::is_dummy_group(&directory.join("iommu_group"));
-    let real = files::exists(&directory.join("iommu"));
-    match group {
+fn iommu(directory: &Path) -> io::Result<Iommu> {
+    let group = directory.join("iommu_group");
+    let dummy = sysfs::is_dummy_group(&group);
+    let group = files::link(&group)?.and_then(|group| group.parse().ok());
+    let real = if_there(files::metadata(&directory.join("iommu")))?.is_some();
+    Ok(match group {
         Some(group) if dummy && !real => Iommu::Dummy(group),
         Some(group) => Iommu::Group(group),
         // An IOMMU without a group was never seen; it is one all the same.
         None if real => Iommu::Group(u32::MAX),
         None => Iommu::None,
-    }
+    })
 }

@@ -103,7 +103,7 @@ impl Tree {
     }
 
     fn uses(&self, address: &str) -> Vec<Use> {
-        uses_of(&self.root(), &device_of(&self.root(), address).unwrap())
+        uses_of(&self.root(), &device_of(&self.root(), address).unwrap()).unwrap()
     }
 }
 

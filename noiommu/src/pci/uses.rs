@@ -3,14 +3,18 @@
 //! Disks are followed from the device to its block devices and on to what is built of them (partitions, device mapper, RAID),
 //! interfaces to bridges, bonds and VLANs on top of them. What has a disk open without mounting it, mounts in other mount
 //! namespaces, and interfaces in other network namespaces are not seen.
+//!
+//! What is not there is not used; what cannot be read is an error, as a disk must not be taken for unused because /proc could
+//! not be read just then.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{PciDevice, Root};
-use crate::files;
+use crate::files::{self, if_there};
 
 /// A use of a device that would end if its driver were taken away.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,49 +71,65 @@ impl Use {
     }
 }
 
-pub(super) fn of(root: &Root, device: &PciDevice) -> Vec<Use> {
-    let Ok(directory) = fs::canonicalize(root.device(&device.address)) else { return Vec::new() };
+pub(super) fn of(root: &Root, device: &PciDevice) -> io::Result<Vec<Use>> {
+    let Some(directory) = if_there(fs::canonicalize(root.device(&device.address)))? else {
+        return Ok(Vec::new());
+    };
     let mut uses = Vec::new();
-    let disks = disks(root, &directory);
+    let disks = disks(root, &directory)?;
     if !disks.is_empty() {
-        uses.extend(mounts(root, &disks));
-        uses.extend(swaps(root, &disks));
+        uses.extend(mounts(root, &disks)?);
+        uses.extend(swaps(root, &disks)?);
     }
-    uses.extend(routes(root, &interfaces(root, &directory)));
-    uses
+    uses.extend(routes(root, &interfaces(root, &directory)?)?);
+    Ok(uses)
+}
+
+/// The names in a directory; none where there is no such directory.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    Ok(if_there(files::names(directory))?.unwrap_or_default())
+}
+
+/// The text of a file; nothing where there is no such file.
+fn text(path: &Path) -> io::Result<String> {
+    Ok(if_there(files::read_text(path))?.unwrap_or_default())
 }
 
 /// The entries of a class of sysfs, and where each really is.
-fn class(root: &Root, name: &str) -> Vec<(String, PathBuf)> {
+fn class(root: &Root, name: &str) -> io::Result<Vec<(String, PathBuf)>> {
     let directory = root.at("/sys/class").join(name);
-    let names = files::names(&directory).unwrap_or_default();
-    names
-        .into_iter()
-        .filter_map(|name| fs::canonicalize(directory.join(&name)).ok().map(|at| (name, at)))
-        .collect()
+    let mut entries = Vec::new();
+    for name in names(&directory)? {
+        if let Some(at) = if_there(fs::canonicalize(directory.join(&name)))? {
+            entries.push((name, at));
+        }
+    }
+    Ok(entries)
 }
 
 /// The block devices of a device and those built of them.
-fn disks(root: &Root, directory: &Path) -> BTreeSet<String> {
+fn disks(root: &Root, directory: &Path) -> io::Result<BTreeSet<String>> {
     let mut places = vec![directory.to_owned()];
     // With native multipath an NVMe disk belongs to its subsystem, not to a controller.
-    for (_, subsystem) in class(root, "nvme-subsystem") {
-        let controllers = files::names(&subsystem).unwrap_or_default();
-        let mut ends = controllers.iter().filter_map(|name| fs::canonicalize(subsystem.join(name)).ok());
-        if ends.any(|end| end.starts_with(directory)) {
-            places.push(subsystem);
+    for (_, subsystem) in class(root, "nvme-subsystem")? {
+        for controller in names(&subsystem)? {
+            let end = if_there(fs::canonicalize(subsystem.join(controller)))?;
+            if end.is_some_and(|end| end.starts_with(directory)) {
+                places.push(subsystem);
+                break;
+            }
         }
     }
-    let blocks = class(root, "block");
+    let blocks = class(root, "block")?;
     let own = |place: &Path| places.iter().any(|it| place.starts_with(it));
     let mut found: BTreeSet<String> =
         blocks.iter().filter(|(_, at)| own(at)).map(|(name, _)| name.clone()).collect();
     let mut next: Vec<String> = found.iter().cloned().collect();
     while let Some(name) = next.pop() {
         let at = root.at("/sys/class/block").join(&name);
-        let holders = files::names(&at.join("holders")).unwrap_or_default();
+        let holders = names(&at.join("holders"))?;
         // Partitions of what is built of others are not among the holders.
-        let real = fs::canonicalize(&at).unwrap_or(at);
+        let real = if_there(fs::canonicalize(&at))?.unwrap_or(at);
         let parts = blocks.iter().filter(|(_, at)| at.parent() == Some(&real)).map(|(name, _)| name.clone());
         for other in holders.into_iter().chain(parts) {
             if found.insert(other.clone()) {
@@ -117,25 +137,29 @@ fn disks(root: &Root, directory: &Path) -> BTreeSet<String> {
             }
         }
     }
-    found
+    Ok(found)
 }
 
 /// The number of a block device, as mountinfo writes it.
-fn number(root: &Root, disk: &str) -> Option<String> {
-    files::read_text(&root.at("/sys/class/block").join(disk).join("dev")).ok()
+fn number(root: &Root, disk: &str) -> io::Result<Option<String>> {
+    if_there(files::read_text(&root.at("/sys/class/block").join(disk).join("dev")))
 }
 
 /// The disk among `disks` that a path names, through links such as /dev/mapper's.
-fn named<'a>(root: &Root, disks: &'a BTreeSet<String>, path: &str) -> Option<&'a String> {
-    path.strip_prefix("/dev/")?;
-    let real = fs::canonicalize(root.at(path)).unwrap_or_else(|_| root.at(path));
-    let name = real.strip_prefix(root.at("/dev")).ok()?.to_string_lossy().replace('/', "!");
-    disks.get(&name)
+fn named<'a>(root: &Root, disks: &'a BTreeSet<String>, path: &str) -> io::Result<Option<&'a String>> {
+    if !path.starts_with("/dev/") {
+        return Ok(None);
+    }
+    let real = if_there(fs::canonicalize(root.at(path)))?.unwrap_or_else(|| root.at(path));
+    let name = real.strip_prefix(root.at("/dev")).ok();
+    Ok(name.and_then(|name| disks.get(&name.to_string_lossy().replace('/', "!"))))
 }
 
-fn mounts(root: &Root, disks: &BTreeSet<String>) -> Vec<Use> {
-    let text = files::read_text(&root.at("/proc/self/mountinfo")).unwrap_or_default();
-    let numbers: Vec<_> = disks.iter().filter_map(|disk| Some((number(root, disk)?, disk))).collect();
+fn mounts(root: &Root, disks: &BTreeSet<String>) -> io::Result<Vec<Use>> {
+    let mut numbers = Vec::new();
+    for disk in disks {
+        numbers.extend(number(root, disk)?.map(|number| (number, disk)));
+    }
     let find = |line: &str| {
         // See proc_pid_mountinfo(5): optional fields end with a dash, then type and source.
         let (own, rest) = line.split_once(" - ")?;
@@ -143,19 +167,20 @@ fn mounts(root: &Root, disks: &BTreeSet<String>) -> Vec<Use> {
         let (device, at) = (own.nth(2)?, own.nth(1)?);
         let by_number = numbers.iter().find(|(number, _)| number == device).map(|(_, disk)| *disk);
         // btrfs has a number of its own; the source tells.
-        let disk = by_number.or_else(|| named(root, disks, &unescape(rest.split(' ').nth(1)?)))?;
-        Some(Use::Mounted { disk: disk.clone(), at: unescape(at) })
+        let source = || named(root, disks, &unescape(rest.split(' ').nth(1)?)).transpose();
+        let disk = by_number.map(Ok).or_else(source)?;
+        Some(disk.map(|disk| Use::Mounted { disk: disk.clone(), at: unescape(at) }))
     };
-    text.lines().filter_map(find).collect()
+    text(&root.at("/proc/self/mountinfo"))?.lines().filter_map(find).collect()
 }
 
-fn swaps(root: &Root, disks: &BTreeSet<String>) -> Vec<Use> {
-    let text = files::read_text(&root.at("/proc/swaps")).unwrap_or_default();
+fn swaps(root: &Root, disks: &BTreeSet<String>) -> io::Result<Vec<Use>> {
     let find = |line: &str| {
         let path = unescape(line.split_ascii_whitespace().next()?);
-        Some(Use::Swap { disk: named(root, disks, &path)?.clone() })
+        let disk = named(root, disks, &path).transpose()?;
+        Some(disk.map(|disk| Use::Swap { disk: disk.clone() }))
     };
-    text.lines().skip(1).filter_map(find).collect()
+    text(&root.at("/proc/swaps"))?.lines().skip(1).filter_map(find).collect()
 }
 
 /// What /proc writes as `\040` is a space, and so on.
@@ -172,15 +197,15 @@ fn unescape(text: &str) -> String {
 }
 
 /// The interfaces of a device and those on top of them.
-fn interfaces(root: &Root, directory: &Path) -> Vec<String> {
-    let mut found: Vec<String> = class(root, "net")
+fn interfaces(root: &Root, directory: &Path) -> io::Result<Vec<String>> {
+    let mut found: Vec<String> = class(root, "net")?
         .into_iter()
         .filter(|(_, at)| at.starts_with(directory))
         .map(|(name, _)| name)
         .collect();
     let mut next = 0;
     while let Some(name) = found.get(next) {
-        let entries = files::names(&root.at("/sys/class/net").join(name)).unwrap_or_default();
+        let entries = names(&root.at("/sys/class/net").join(name))?;
         for upper in entries.iter().filter_map(|entry| entry.strip_prefix("upper_")) {
             if !found.iter().any(|name| name == upper) {
                 found.push(upper.to_owned());
@@ -188,12 +213,11 @@ fn interfaces(root: &Root, directory: &Path) -> Vec<String> {
         }
         next += 1;
     }
-    found
+    Ok(found)
 }
 
-fn routes(root: &Root, interfaces: &[String]) -> Vec<Use> {
-    let read = |path: &str| files::read_text(&root.at(path)).unwrap_or_default();
-    let (ipv4, ipv6) = (read("/proc/net/route"), read("/proc/net/ipv6_route"));
+fn routes(root: &Root, interfaces: &[String]) -> io::Result<Vec<Use>> {
+    let (ipv4, ipv6) = (text(&root.at("/proc/net/route"))?, text(&root.at("/proc/net/ipv6_route"))?);
     let words = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let is_default = |name: &str| {
         // Destination and mask are zero. A route that rejects (IPv6 flag 0x200) is on lo, and no interface of a device.
@@ -210,16 +234,17 @@ fn routes(root: &Root, interfaces: &[String]) -> Vec<Use> {
         ipv4 || ipv6
     };
     let is_up = |name: &str| {
-        let flags = files::read_text(&root.at("/sys/class/net").join(name).join("flags")).unwrap_or_default();
+        let flags = text(&root.at("/sys/class/net").join(name).join("flags"))?;
         let flags = flags.strip_prefix("0x").and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        flags.is_some_and(|flags| flags & libc::IFF_UP as u32 != 0)
+        Ok::<_, io::Error>(flags.is_some_and(|flags| flags & libc::IFF_UP as u32 != 0))
     };
-    let find = |name: &String| {
+    let mut uses = Vec::new();
+    for name in interfaces {
         if is_default(name) {
-            Some(Use::DefaultRoute { interface: name.clone() })
-        } else {
-            is_up(name).then(|| Use::Up { interface: name.clone() })
+            uses.push(Use::DefaultRoute { interface: name.clone() });
+        } else if is_up(name)? {
+            uses.push(Use::Up { interface: name.clone() });
         }
-    };
-    interfaces.iter().filter_map(find).collect()
+    }
+    Ok(uses)
 }
