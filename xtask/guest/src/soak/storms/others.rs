@@ -294,7 +294,7 @@ fn near_oom(weather: &mut Weather) -> Result<()> {
 fn mlocked(weather: &mut Weather) -> Result<()> {
     const PAGES: usize = (8 << 20) / PAGE;
     /// Rounds that go by before a part is made a huge page of.
-    const PATIENCE: u64 = 10;
+    const PATIENCE: u64 = 3;
     let pattern = Pattern::of_pages(PAGES, weather.chance.any())?;
     // SAFETY: locking changes nothing but where the pages may be.
     unsafe { mlock(pattern.address(0).as_ptr().cast(), PAGES * PAGE) }.context("mlock")?;

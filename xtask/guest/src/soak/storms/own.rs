@@ -79,8 +79,9 @@ pub(super) fn run(shared: &Shared, mut chance: Chance) -> Result<Value> {
                 refused += 1;
             }
         }
-        let (deed, buffer) =
-            (&deeds[chance.index(deeds.len())], &shared.buffers[chance.index(shared.buffers.len())]);
+        // Each in turn, to any buffer.
+        let deed = &deeds[(number % deeds.len() as u64) as usize];
+        let buffer = &shared.buffers[chance.index(shared.buffers.len())];
         let (offset, length) = if deed.huge {
             (chance.index(SIZE / HUGE) * HUGE, HUGE)
         } else {
