@@ -20,9 +20,9 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         ["guardian"] => kills::run(),
         ["storms", seconds] => storms::run(seconds),
         ["storm", name, seed] => storms::other(name, seed),
-        ["driver", kind, address, way] => kills::driver(kind, address, way),
-        ["quiet", kind, address] => kills::quiet(kind, address),
-        ["churn", cpu] => kills::churn(cpu),
+        ["driver", kind, address, way] => kills::driver::run(kind, address, way),
+        ["quiet", kind, address] => kills::driver::quiet(kind, address),
+        ["churn", cpu] => kills::churn::run(cpu),
         _ => bail!("soak what? {words:?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! NVMe controllers with I/O queues, for reads. See *NVM Express Base Specification 1.4*; sections are named where they are used.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use noiommu::{Bar, Device, Ioas, QuietStep, ReadOnly, ReadWrite, Register, barrier};
@@ -194,12 +194,9 @@ impl Nvme {
         self.submit(0, 0, opcode, 0, [address, 0], [ten, eleven, 0])?;
         let mut done = None;
         let device = self.device.name().to_owned();
-        let deadline = std::time::Instant::now() + STOPPING;
+        let deadline = Instant::now() + STOPPING;
         while done.is_none() {
-            ensure!(
-                std::time::Instant::now() < deadline,
-                "{device} does not answer admin command {opcode:#x}"
-            );
+            ensure!(Instant::now() < deadline, "{device} does not answer admin command {opcode:#x}");
             done = self.next_done(0)?;
         }
         let status = done.map_or(0, |done| done.status);

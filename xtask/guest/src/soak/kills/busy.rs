@@ -1,12 +1,15 @@
 //! Devices in the middle of DMA into a driver's memory, and what stops them.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result, ensure};
 use noiommu::{Bar, Contiguity, Device, DmaBuffer, Error, Ioas, ReadWrite, Register};
 use noiommu_edu::Edu;
 
+use super::super::drive;
 use super::super::nvme::{self, BLOCK, DEPTH, Nvme};
 use super::ohci;
-use crate::matrix::driver::{PAGE, Shared, expect_id, wait};
+use crate::matrix::driver::{PAGE, PATIENCE, Shared, expect_id, wait};
 
 /// A device that writes a driver's memory, with all that this takes.
 pub(super) trait Busy {
@@ -137,9 +140,9 @@ impl Queued {
         let mut queued = Self { nvme, _memory: memory, left: reads };
         // The first ones come at once or soon: it does write.
         let device = queued.nvme.device().name().to_owned();
-        let deadline = std::time::Instant::now() + crate::matrix::driver::PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         while queued.left == reads {
-            ensure!(std::time::Instant::now() < deadline, "{device} does not read");
+            ensure!(Instant::now() < deadline, "{device} does not read");
             queued.take()?;
             std::thread::yield_now();
         }
@@ -167,13 +170,13 @@ impl Busy for Queued {
 
 /// Writes to the drive what is to be read from it, through the kernel's own driver, which has the controller until then.
 fn fill(address: &str) -> Result<()> {
-    super::super::drive::write(address, &words_of("nvme", PAIRS * usize::from(DEPTH) * PAGE))
+    drive::write(address, &words_of("nvme", PAIRS * usize::from(DEPTH) * PAGE))
 }
 
 /// A USB host controller that is running: it writes the number of each frame, a millisecond, to its communications area (4.4).
 struct Endless {
     memory: Shared,
-    _device: Device,
+    device: Device,
 }
 
 impl Endless {
@@ -192,7 +195,7 @@ impl Endless {
         unsafe { device.enable_bus_master()? };
         registers.set(ohci::HCCA, area)?;
         registers.set(ohci::CONTROL, ohci::OPERATIONAL)?;
-        let mut endless = Self { memory, _device: device };
+        let mut endless = Self { memory, device };
         ensure!(endless.is_writing()?, "no frame was counted");
         Ok(Box::new(endless))
     }
@@ -210,7 +213,7 @@ impl Endless {
 impl Busy for Endless {
     fn is_writing(&mut self) -> Result<bool> {
         let first = self.frame()?;
-        wait(&self._device, "a frame", || Ok(self.frame()? != first))?;
+        wait(&self.device, "a frame", || Ok(self.frame()? != first))?;
         Ok(true)
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, Write as _, stdin, stdout};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::{Context, Device, ErrorKind, optin};
@@ -66,7 +66,7 @@ fn open(context: &Context, address: &str) -> Result<Device> {
     loop {
         match context.open(address) {
             Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
             opened => return Ok(opened?),
         }

@@ -6,9 +6,9 @@
 //! [`FOUND`], a line of JSON for each kill, and in [`LEFT`]; the host judges.
 
 mod busy;
-mod churn;
+pub(super) mod churn;
 mod churners;
-mod driver;
+pub(super) mod driver;
 mod ohci;
 mod plan;
 mod processes;
@@ -33,9 +33,6 @@ use super::chance::Chance;
 use super::{memory, progress};
 use crate::matrix::driver::PATIENCE;
 use crate::matrix::{addresses, bind};
-
-pub(super) use self::churn::run as churn;
-pub(super) use self::driver::{quiet, run as driver};
 
 /// What is to be done.
 const PLAN: &str = "/plan";

@@ -1,6 +1,8 @@
 //! USB host controllers of the OHCI kind, which write memory every millisecond without being told more than once. See *Open Host
 //! Controller Interface Specification for USB, release 1.0a*; sections are named where they are used.
 
+use std::time::Duration;
+
 use noiommu::{QuietStep, ReadWrite, Register};
 
 /// Vendor and device id of QEMU's.
@@ -31,6 +33,6 @@ pub(super) const QUIET: [QuietStep; 3] = [
         width: 4,
         mask: RESET as u64,
         value: 0,
-        timeout: std::time::Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
     },
 ];
