@@ -30,22 +30,36 @@ pub(super) struct Victim {
 }
 
 impl Victim {
-    /// Starts it; its device is writing then.
+    /// Starts one; its device is writing then.
     pub(super) fn start(row: &Row, place: &str) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (mut driver, says) = Self::try_start(row, place)?;
+            match says.as_str() {
+                driver::ARMED => return Ok(driver),
+                // It goes by itself, in order.
+                driver::LATE if Instant::now() < deadline => drop(driver.child.wait()?),
+                _ => {
+                    let _ = driver.child.kill();
+                    let status = driver.child.wait()?;
+                    let said = fs::read_to_string(SAID).unwrap_or_default();
+                    let last = said.lines().last().unwrap_or_default();
+                    bail!("the driver did not come so far ({status}, {says:?}): {last}");
+                }
+            }
+        }
+    }
+
+    /// Starts one, and answers what it says first.
+    fn try_start(row: &Row, place: &str) -> Result<(Self, String)> {
         let mut program = ours(row, &row.guard)?;
         program.args(["soak", "driver", row.kind.name, place, &row.way]);
         let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the driver")?;
         let (orders, says) = (child.stdin.take(), child.stdout.take());
-        let mut driver = Self { child, orders: orders.context("no stdin")? };
+        let driver = Self { child, orders: orders.context("no stdin")? };
         let mut line = String::new();
         BufReader::new(says.context("no stdout")?).read_line(&mut line)?;
-        if line.trim() != driver::ARMED {
-            let _ = driver.child.kill();
-            let status = driver.child.wait()?;
-            let said = fs::read_to_string(SAID).unwrap_or_default();
-            bail!("the driver did not come so far ({status}): {}", said.lines().last().unwrap_or_default());
-        }
-        Ok(driver)
+        Ok((driver, line.trim().to_owned()))
     }
 
     /// The number of its process.
