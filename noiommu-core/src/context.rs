@@ -573,20 +573,20 @@ impl<P: Platform> Context<P> {
         Ok(Usage { areas: ioas.areas(), table_frames: ioas.table_frames() })
     }
 
-    /// Hands every area of an IOAS to `sink`, lowest first: its range, its memory, and the bytes in that before the area
-    /// begins.
+    /// Hands every area of an IOAS to `sink`, lowest first: its range, its memory, the bytes in that before the area begins,
+    /// and what devices may do there.
     ///
     /// # Errors
     /// ENOENT: no such IOAS; the first error of `sink`, which ends it.
     pub fn areas(
         &self,
         ioas: ObjectId,
-        mut sink: impl FnMut(IovaRange, &P::Backing, u64) -> Result<(), P::Error>,
+        mut sink: impl FnMut(IovaRange, &P::Backing, u64, Access) -> Result<(), P::Error>,
     ) -> Result<(), P::Error> {
         for (range, number) in self.ioas(ioas)?.iter() {
-            let slice = self.store.area(number).ok_or(Errno::EIO)?.slice;
-            let backing = self.store.backing(slice.pages).ok_or(Errno::EIO)?;
-            sink(range, backing, slice.start)?;
+            let area = self.store.area(number).ok_or(Errno::EIO)?;
+            let backing = self.store.backing(area.slice.pages).ok_or(Errno::EIO)?;
+            sink(range, backing, area.slice.start, area.access)?;
         }
         Ok(())
     }

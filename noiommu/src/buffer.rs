@@ -209,6 +209,19 @@ impl DmaBuffer {
         })
     }
 
+    /// A new buffer of the same size and, where there are such pages, kind, with the same contents.
+    pub(crate) fn copy(&self) -> Result<Self> {
+        let contiguity = if self.pages == PageKind::Base { Contiguity::Pages } else { Contiguity::Best };
+        let copy = Self::new(self.length, contiguity)?;
+        let mut block = [0; 4096];
+        for start in (0..self.length).step_by(block.len()) {
+            let block = &mut block[..4096.min(self.length - start)];
+            self.read(start, block)?;
+            copy.write(start, block)?;
+        }
+        Ok(copy)
+    }
+
     /// Bytes, as asked for.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -10,7 +10,8 @@ use rustix::fs::OFlags;
 
 use crate::device::{self, Device, Provider};
 use crate::ioas::Ioas;
-use crate::memory::{Memory, Pagemap, PinChoice, PinKind, SimulatedMemory};
+use crate::memory::{Memory, Pagemap, PinChoice, PinKind};
+use crate::sim::Sanitizer;
 use crate::{Error, ErrorKind, Result, files, guardian};
 
 /// The kernel's iommufd.
@@ -34,10 +35,13 @@ pub(crate) struct Inner {
     engine_alone: bool,
     /// The kernel's iommufd, once a device needs it.
     iommufd: Mutex<Option<Arc<OwnedFd>>>,
-    simulated: Option<Arc<SimulatedMemory>>,
+    /// What watches the devices of simulated memory.
+    sanitizer: Option<Arc<Sanitizer>>,
     pagemap: Option<Arc<Pagemap>>,
     /// Devices that are opened have no guardian.
     guardian_waived: AtomicBool,
+    /// The last thing of a context on simulated memory.
+    _reports: ReportsAtEnd,
     /// The process that opened it. Pins and devices are that process's: in a forked child nothing here does anything.
     process: u32,
 }
@@ -95,8 +99,31 @@ impl Inner {
         Ok(if self.guardian_waived.load(Ordering::Relaxed) { guardian::Choice::Waived } else { choice })
     }
 
-    pub(crate) fn simulated(&self) -> Option<&Arc<SimulatedMemory>> {
-        self.simulated.as_ref()
+    pub(crate) fn sanitizer(&self) -> Option<&Arc<Sanitizer>> {
+        self.sanitizer.as_ref()
+    }
+
+    /// In a test that is to fail by the sanitizer's reports: fails. Not where a panic would leave something undone.
+    pub(crate) fn raise_reports(&self) {
+        if let Some(sanitizer) = &self.sanitizer {
+            sanitizer.raise();
+        }
+    }
+
+    /// The same when the answer is dropped.
+    pub(crate) fn reports_at_end(&self) -> ReportsAtEnd {
+        ReportsAtEnd(self.sanitizer.clone())
+    }
+}
+
+/// Fails a test that is to fail, when everything else has been done.
+pub(crate) struct ReportsAtEnd(Option<Arc<Sanitizer>>);
+
+impl Drop for ReportsAtEnd {
+    fn drop(&mut self) {
+        if let Some(sanitizer) = &self.0 {
+            sanitizer.raise();
+        }
     }
 }
 
@@ -125,15 +152,23 @@ impl Context {
         Ok(Self::on(Memory::real(choice)?, true))
     }
 
-    /// The engine on made-up physical memory: no privileges, nothing pinned, simulated devices only. For tests, and to
-    /// look around.
+    /// The engine on made-up physical memory: no privileges, nothing pinned, [simulated devices](crate::sim) only. For tests,
+    /// and to look around.
+    ///
+    /// A device that reaches memory which is not its own makes the test fail, by a panic: see [`Sanitizer`].
     #[must_use]
     pub fn simulated() -> Self {
         Self::on(Memory::simulated(), true)
     }
 
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     fn on(memory: Memory, engine_alone: bool) -> Self {
-        let (pin_kind, simulated) = (memory.pin_kind(), memory.as_simulated().cloned());
+        let pin_kind = memory.pin_kind();
+        let sanitizer = memory.as_simulated().map(|memory| Arc::new(Sanitizer::new(memory.clone())));
+        let _reports = ReportsAtEnd(sanitizer.clone());
         let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
         let process = crate::process::id();
@@ -143,10 +178,11 @@ impl Context {
                 pin_kind,
                 engine_alone,
                 iommufd: Mutex::default(),
-                simulated,
+                sanitizer,
                 pagemap,
                 guardian_waived: AtomicBool::new(false),
                 process,
+                _reports,
             }),
         }
     }
@@ -162,7 +198,7 @@ impl Context {
     /// Whether physical memory is made up.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.inner.simulated.is_some()
+        self.inner.sanitizer.is_some()
     }
 
     /// Does without a [guardian](crate::guardian) for devices that are opened from now on. When the process dies while one of them
@@ -178,14 +214,6 @@ impl Context {
     /// Want of memory.
     pub fn ioas(&self) -> Result<Ioas> {
         Ioas::new(&self.inner)
-    }
-
-    /// A simulated edu device (QEMU's, as its documentation has it), which reaches memory by physical addresses alone.
-    ///
-    /// # Errors
-    /// Want of memory or of threads.
-    pub fn sim_edu(&self) -> Result<Device> {
-        Device::new(&self.inner, Box::new(device::sim::edu(self.inner.simulated())?))
     }
 
     /// A real PCI device, by its address (`0000:00:04.0`), through the best of what is bound to it: VFIO's cdev or group

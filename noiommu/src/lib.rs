@@ -44,6 +44,7 @@ mod process;
 #[doc(hidden)]
 pub mod raw;
 pub mod serve;
+pub mod sim;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;
@@ -52,7 +53,7 @@ pub use device::{
     Quiet, QuietStep, ReadOnly, ReadWrite, Readable, Register, Removal, Writable, WriteOnly,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use ioas::{Ioas, MapError, Mapping};
+pub use ioas::{Ioas, LateWrite, MapError, Mapping, Occasion};
 pub use memory::{PinChoice, PinKind, kernel_release};
 pub use noiommu_core::table::{Segment, Translation};
 pub use noiommu_core::{Errno, Iova, IovaRange, PhysAddr, Usage};

@@ -39,6 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Edu {
     registers: Bar,
     device: Device,
+    timeout: Duration,
 }
 
 impl Edu {
@@ -60,13 +61,18 @@ impl Edu {
         // when it gives up on the device, after the device has been made quiet. So no transfer outlives the borrow of
         // its view, and the view keeps its mapping alive.
         unsafe { device.enable_bus_master()? };
-        Ok(Self { registers, device })
+        Ok(Self { registers, device, timeout: TIMEOUT })
     }
 
     /// The device.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How long the device may take for anything; 20 s at the start.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
     /// Major and minor version.
@@ -91,7 +97,7 @@ impl Edu {
     /// n!, modulo 2^32, by the device.
     ///
     /// # Errors
-    /// EIO when it does not answer in time; what the kit answers.
+    /// EIO when it does not answer in time; ENODEV when it is gone; what the kit answers.
     pub fn factorial(&self, n: u32) -> Result<u32> {
         self.registers.write_u32(FACTORIAL, n)?;
         self.wait("computing", || Ok(self.registers.read_u32(STATUS)? & STATUS_COMPUTING == 0))?;
@@ -101,8 +107,8 @@ impl Edu {
     /// Copies `length` bytes at `offset` of a mapping into the device's buffer, from its beginning on.
     ///
     /// # Errors
-    /// EINVAL past the end of the mapping or for more than [`BUFFER_SIZE`]; EIO when the device does not finish; what the
-    /// kit answers.
+    /// EINVAL past the end of the mapping or for more than [`BUFFER_SIZE`]; EIO when the device does not finish;
+    /// ENODEV when it is gone; what the kit answers.
     pub fn load(&self, from: &DmaView, offset: u64, length: u64) -> Result<()> {
         self.transfer(from, offset, length, 0)
     }
@@ -160,7 +166,7 @@ impl Edu {
     }
 
     fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + self.timeout;
         let mut pause = Duration::from_micros(1);
         while !done()? {
             if Instant::now() > deadline {
@@ -168,6 +174,10 @@ impl Edu {
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));
+            if pause > Duration::from_millis(1) {
+                // One that is gone is busy for ever, by its registers.
+                self.device.id()?;
+            }
         }
         Ok(())
     }

@@ -205,7 +205,7 @@ impl ConfigSpace<'_> {
 }
 
 /// Masks the line in the command register, or lets it through; other kinds cannot be masked there.
-pub(super) fn mask_line(device: &dyn Backend, kind: InterruptKind, masked: bool) -> Result<()> {
+pub(crate) fn mask_line(device: &dyn Backend, kind: InterruptKind, masked: bool) -> Result<()> {
     if kind != InterruptKind::Intx {
         return Err(Error::new(
             ErrorKind::Unsupported,

@@ -146,6 +146,7 @@ impl Interrupt {
         if self.device.context.is_forked() {
             return Err(ioas::forked());
         }
+        self.device.backend.about_to_wait();
         self.source.wait(timeout).map_err(|error| self.failed(error))
     }
 
@@ -349,7 +350,12 @@ mod tests {
     const HEARD: u64 = 0x64;
 
     fn setup() -> (Device, Bar) {
-        let device = Context::simulated().sim_edu().unwrap();
+        let context = Context::simulated();
+        let device = context.sim_edu().unwrap();
+        device.attach(&context.ioas().unwrap()).unwrap();
+        // Messages are writes to memory.
+        // SAFETY: nobody tells the device to do DMA.
+        unsafe { device.enable_bus_master().unwrap() };
         let bar = device.bar(0).unwrap();
         (device, bar)
     }

@@ -10,7 +10,6 @@ mod reach;
 mod recipe;
 mod register;
 mod remains;
-pub(crate) mod sim;
 pub(crate) mod sysfs;
 mod uio;
 mod vfio;
@@ -26,10 +25,10 @@ pub use self::bar::Bar;
 pub(crate) use self::bar::Registers;
 use self::config::ConfigSpace;
 pub(crate) use self::config::{
-    COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_RESERVED, TRANSACTIONS_PENDING,
+    COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_RESERVED, TRANSACTIONS_PENDING, mask_line,
 };
 pub use self::facts::Removal;
-use self::interrupt::Source;
+pub(crate) use self::interrupt::Source;
 pub use self::interrupt::{Interrupt, InterruptKind, Interrupts};
 pub(crate) use self::open::{Choice, open};
 pub use self::quiet::Quiet;
@@ -175,6 +174,14 @@ pub(crate) trait Backend: Send + Sync {
     fn mask_interrupt(&self, kind: InterruptKind, index: u32, masked: bool) -> Result<()> {
         let _ = (kind, index, masked);
         Err(Errno::EOPNOTSUPP.into())
+    }
+
+    /// Somebody is about to wait for an interrupt.
+    fn about_to_wait(&self) {}
+
+    /// The device uses the engine's addresses in this IOAS from now on; `None`: in none.
+    fn attached(&self, ioas: Option<u32>) {
+        let _ = ioas;
     }
 
     /// Something that becomes readable when the device is about to go; `None`: the provider is not told.
@@ -459,6 +466,8 @@ impl Drop for Device {
             std::mem::forget(self.inner.clone());
             return;
         }
+        // Declared first: when all is done.
+        let _reports = self.inner.context.reports_at_end();
         let mut state = self.inner.state();
         match self.inner.quiesce(&mut state) {
             Ok(_) => {}

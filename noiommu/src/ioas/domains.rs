@@ -56,12 +56,12 @@ impl Domains {
 
     /// Maps in every domain, or in none.
     pub(super) fn map(&mut self, ioas: &Inner, request: MapRequest<Backing>) -> Result<IovaRange> {
-        let (length, backing) = (request.length, request.backing.clone());
+        let (length, backing, access) = (request.length, request.backing.clone(), request.access);
         let iova = ioas.context.engine().map(ioas.id, caller(), request)?;
         let range = IovaRange::with_length(iova, length)?;
         let mut done = 0;
         let mapped = self.kernel().try_for_each(|domain| {
-            domain.map(range, &backing, 0)?;
+            domain.map(range, &backing, 0, access)?;
             done += 1;
             Ok(())
         });
@@ -98,6 +98,7 @@ impl Domains {
             Addressing::Engine => {
                 let domain = self.engine(ioas)?;
                 ioas.context.engine().attach(id, domain.hwpt)?;
+                device.attached(Some(ioas.id.0));
                 Ok(())
             }
             Addressing::Iommufd { device: id } => self.attach_iommufd(ioas, device, id),
@@ -151,6 +152,7 @@ impl Domains {
         match device.addressing() {
             Addressing::Engine => {
                 let _ = ioas.context.engine().detach(id);
+                device.attached(None);
             }
             Addressing::Iommufd { .. } => device.detach_pt(),
             Addressing::Container(file) => {
@@ -193,8 +195,8 @@ impl Domains {
 /// Maps all that the IOAS maps in a domain that is new to it; all or nothing.
 fn fill(ioas: &Inner, domain: &mut dyn KernelDomain) -> Result<()> {
     let mut done = Vec::new();
-    let filled = ioas.context.engine().areas(ioas.id, |range, backing, offset| {
-        domain.map(range, backing, offset)?;
+    let filled = ioas.context.engine().areas(ioas.id, |range, backing, offset, access| {
+        domain.map(range, backing, offset, access)?;
         done.push(range);
         Ok(())
     });
@@ -205,7 +207,7 @@ fn fill(ioas: &Inner, domain: &mut dyn KernelDomain) -> Result<()> {
 }
 
 fn empty(ioas: &Inner, domain: &mut dyn KernelDomain) {
-    let _ = ioas.context.engine().areas(ioas.id, |range, _, _| {
+    let _ = ioas.context.engine().areas(ioas.id, |range, _, _, _| {
         domain.unmap(range);
         Ok(())
     });

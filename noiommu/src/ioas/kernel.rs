@@ -6,6 +6,7 @@ mod iommufd;
 
 use std::collections::BTreeMap;
 
+use noiommu_core::table::format::Access;
 use noiommu_core::{Errno, IovaRange};
 
 pub(super) use self::container::Container;
@@ -16,11 +17,11 @@ use crate::{Error, Result};
 
 /// Where the kernel maps what an IOAS maps, for devices that it serves.
 pub(super) trait KernelDomain {
-    /// Pins and maps `backing`, from `offset` bytes on, at `range`.
+    /// Pins and maps `backing`, from `offset` bytes on, at `range`, for devices to access so.
     ///
     /// # Errors
     /// What the kernel answers; nothing is mapped then.
-    fn map(&mut self, range: IovaRange, backing: &Backing, offset: u64) -> Result<()>;
+    fn map(&mut self, range: IovaRange, backing: &Backing, offset: u64, access: Access) -> Result<()>;
 
     /// The contrary, for exactly such a range.
     fn unmap(&mut self, range: IovaRange);

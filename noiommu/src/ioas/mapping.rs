@@ -1,12 +1,14 @@
 //! Memory in an IOAS, owned.
 
 use std::os::fd::OwnedFd;
+use std::panic::Location;
 use std::sync::Arc;
 
 use noiommu_core::table::Segment;
 use noiommu_core::{Iova, IovaRange};
 
 use super::Inner;
+use super::quarantine::Given;
 use crate::buffer::DmaBuffer;
 use crate::device::{Device, DmaView};
 use crate::{Error, Result};
@@ -52,10 +54,11 @@ pub struct Mapping {
 
 pub(crate) struct MappingInner {
     ioas: Arc<Inner>,
+    /// All of it, until it is given up.
+    given: Option<Given>,
     range: IovaRange,
     /// Bytes as asked for; the range covers whole pages.
     length: u64,
-    memory: Option<Owned>,
 }
 
 impl MappingInner {
@@ -71,8 +74,8 @@ impl MappingInner {
 
 impl Drop for MappingInner {
     fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
-            self.ioas.release(self.range, memory);
+        if let Some(given) = self.given.take() {
+            self.ioas.release(given);
         }
     }
 }
@@ -84,8 +87,9 @@ impl std::fmt::Debug for MappingInner {
 }
 
 impl Mapping {
-    pub(super) fn new(ioas: &Arc<Inner>, range: IovaRange, length: u64, memory: Owned) -> Self {
-        Self { inner: Arc::new(MappingInner { ioas: ioas.clone(), range, length, memory: Some(memory) }) }
+    pub(super) fn new(ioas: &Arc<Inner>, given: Given) -> Self {
+        let (range, length) = (given.range, given.length);
+        Self { inner: Arc::new(MappingInner { ioas: ioas.clone(), range, length, given: Some(given) }) }
     }
 
     /// Where it begins in the IOAS.
@@ -109,8 +113,8 @@ impl Mapping {
     /// The buffer, to copy bytes in and out; `None` for files and borrowed memory.
     #[must_use]
     pub fn buffer(&self) -> Option<&DmaBuffer> {
-        match &self.inner.memory {
-            Some(Owned::Buffer(buffer)) => Some(buffer),
+        match &self.inner.given.as_ref()?.memory {
+            Owned::Buffer(buffer) => Some(buffer),
             _ => None,
         }
     }
@@ -150,22 +154,24 @@ impl Mapping {
     /// [`ErrorKind::Rule`](crate::ErrorKind::Rule) when the device is not attached to this mapping's IOAS;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it cannot reach all of the memory (its DMA mask).
     pub fn for_device(&self, device: &Device) -> Result<DmaView> {
+        self.inner.ioas.context.raise_reports();
         DmaView::new(&self.inner, device)
     }
 
     /// Unmaps at once and gives the buffer back; `None` for memory that the mapping does not own. The caller says thereby
     /// that no device uses the memory any more: this is part of what
-    /// [`Device::enable_bus_master`](crate::Device::enable_bus_master) promises.
+    /// [`Device::enable_bus_master`](crate::Device::enable_bus_master) promises. (Where [freed memory is
+    /// watched](crate::Ioas::watch_freed), what comes back is a copy.)
     ///
     /// # Errors
     /// The mapping comes back while views of it ([`Mapping::for_device`]) exist.
+    #[track_caller]
     pub fn reclaim(self) -> std::result::Result<Option<DmaBuffer>, Self> {
         let mut inner = Arc::try_unwrap(self.inner).map_err(|inner| Self { inner })?;
-        let memory = inner.memory.take();
-        inner.ioas.unmap(inner.range);
-        Ok(match memory {
-            Some(Owned::Buffer(buffer)) => Some(buffer),
-            _ => None,
+        let Some(given) = inner.given.take() else { return Ok(None) };
+        Ok(match inner.ioas.reclaim(given, Location::caller()) {
+            Owned::Buffer(buffer) => Some(buffer),
+            Owned::File { .. } | Owned::Borrowed => None,
         })
     }
 

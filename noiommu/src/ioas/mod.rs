@@ -3,8 +3,11 @@
 mod domains;
 mod kernel;
 mod mapping;
+mod quarantine;
+mod watch;
 
 use std::os::fd::OwnedFd;
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,10 +20,13 @@ use self::kernel::KernelAddresses;
 pub(crate) use self::mapping::MappingInner;
 use self::mapping::Owned;
 pub use self::mapping::{MapError, Mapping};
+use self::quarantine::{Given, Quarantine};
+pub use self::watch::{LateWrite, Occasion};
 use crate::buffer::DmaBuffer;
 use crate::context;
 use crate::device::{Addressing, Backend};
 use crate::memory::{Arena, Backing, PinKind};
+use crate::sim::{Creator, Freeing, Mapped};
 use crate::{Error, ErrorKind, Result};
 
 /// An I/O address space: memory mapped at IOVAs, and looked up as physical addresses.
@@ -54,14 +60,6 @@ enum Physical {
     Kernel(KernelAddresses),
 }
 
-/// Memory that was given up while a device could still reach it.
-#[derive(Default)]
-struct Quarantine {
-    /// Attached devices that may be doing DMA.
-    masters: usize,
-    held: Vec<(IovaRange, Owned)>,
-}
-
 impl Inner {
     pub(crate) fn context(&self) -> &Arc<context::Inner> {
         &self.context
@@ -77,35 +75,74 @@ impl Inner {
 
     /// A device more that may do DMA here.
     pub(crate) fn add_master(&self) {
-        self.quarantine().masters += 1;
+        self.quarantine().add_master();
     }
 
     /// A device less: with the last one, what was waiting for it is let go.
     pub(crate) fn remove_master(&self) {
         let mut quarantine = self.quarantine();
-        quarantine.masters = quarantine.masters.saturating_sub(1);
-        if quarantine.masters == 0 {
-            for (range, memory) in quarantine.held.drain(..) {
-                self.unmap(range);
-                drop(memory);
+        let free = quarantine.remove_master();
+        self.let_go(free);
+    }
+
+    /// The end of a mapping: at once if no device can reach it, else when the last such device is quiet; later where freed
+    /// memory is watched.
+    fn release(&self, given: Given) {
+        if self.context.is_forked() {
+            return;
+        }
+        self.tell_freed(given.range, Freeing::Dropped);
+        let mut quarantine = self.quarantine();
+        let free = quarantine.give(given);
+        self.let_go(free);
+    }
+
+    /// The end of a mapping whose owner says that no device uses it: its memory, or a copy where freed memory is watched.
+    fn reclaim(&self, given: Given, by: Creator) -> Owned {
+        self.tell_freed(given.range, Freeing::Reclaimed(by));
+        let mut quarantine = self.quarantine();
+        let copied = match &given.memory {
+            Owned::Buffer(buffer) if quarantine.would_watch(&given) => match buffer.copy() {
+                Ok(copy) => Some(copy),
+                Err(error) => {
+                    tracing::warn!(%error, "a reclaimed buffer is not watched");
+                    None
+                }
+            },
+            _ => None,
+        };
+        match copied {
+            Some(copy) => {
+                let free = quarantine.give_reclaimed(given);
+                self.let_go(free);
+                Owned::Buffer(copy)
+            }
+            None => {
+                drop(quarantine);
+                self.unmap(given.range);
+                given.memory
             }
         }
     }
 
-    /// The end of a mapping: at once if no device can reach it, else when the last such device is quiet.
-    fn release(&self, range: IovaRange, memory: Owned) {
-        if self.context.is_forked() {
-            return;
+    fn tell_freed(&self, range: IovaRange, how: Freeing) {
+        if let Some(sanitizer) = self.context.sanitizer() {
+            sanitizer.freed(self.id.0, range, how);
         }
-        let mut quarantine = self.quarantine();
-        if quarantine.masters == 0 {
+    }
+
+    /// Unmaps, then gives memory back.
+    fn let_go(&self, all: Vec<Given>) {
+        for Given { range, memory, .. } in all {
             self.unmap(range);
-        } else {
-            quarantine.held.push((range, memory));
+            drop(memory);
         }
     }
 
     fn unmap(&self, range: IovaRange) {
+        if let Some(sanitizer) = self.context.sanitizer() {
+            sanitizer.unmapped(self.id.0, range);
+        }
         self.domains().unmap(self, range);
     }
 
@@ -119,6 +156,7 @@ impl Inner {
     pub(crate) fn attach(&self, device: &dyn Backend, id: ObjectId) -> Result<()> {
         let mut domains = self.domains();
         domains.attach(self, device, id)?;
+        self.quarantine().attach(device.name());
         if domains.engine.is_some() {
             let _ = self.physical.set(Physical::Engine);
         }
@@ -128,6 +166,7 @@ impl Inner {
     /// The contrary.
     pub(crate) fn detach(&self, device: &dyn Backend, id: ObjectId) {
         self.domains().detach(self, device, id);
+        self.quarantine().detach(device.name());
     }
 
     /// The kernel tells physical addresses from now on, if nobody did before.
@@ -190,6 +229,8 @@ impl Drop for Inner {
             return;
         }
         // No mapping and no attached device is left, as each holds a share of this.
+        let watched = self.quarantine().end();
+        self.let_go(watched);
         let domains = self.domains.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut engine = self.context.engine();
         if let Some(domain) = domains.engine {
@@ -233,8 +274,19 @@ impl Ioas {
     /// # Errors
     /// Those of pinning ([`ErrorKind::MemlockLimit`] above all), ENOSPC, ENOMEM; nothing
     /// is mapped then, and the buffer comes back with the error.
+    #[track_caller]
     pub fn map(&self, buffer: DmaBuffer) -> std::result::Result<Mapping, MapError> {
-        self.map_buffer(buffer, Place::Automatic)
+        self.map_buffer(buffer, Place::Automatic, Access::READ_WRITE, Location::caller())
+    }
+
+    /// Maps a buffer for devices to read alone. An IOMMU keeps them from writing, and on simulated memory the
+    /// [sanitizer](crate::sim::Sanitizer) does; without an IOMMU nothing can, and it only says what is meant.
+    ///
+    /// # Errors
+    /// As for [`Ioas::map`].
+    #[track_caller]
+    pub fn map_read_only(&self, buffer: DmaBuffer) -> std::result::Result<Mapping, MapError> {
+        self.map_buffer(buffer, Place::Automatic, Access::READ_ONLY, Location::caller())
     }
 
     /// Maps a buffer at an IOVA of choice, a multiple of 4 KiB.
@@ -242,14 +294,24 @@ impl Ioas {
     /// # Errors
     /// As for [`Ioas::map`], and EEXIST when the range overlaps a mapping, EINVAL when misaligned, EOVERFLOW past the end
     /// of the IOVA space.
+    #[track_caller]
     pub fn map_at(&self, iova: Iova, buffer: DmaBuffer) -> std::result::Result<Mapping, MapError> {
-        self.map_buffer(buffer, Place::Fixed(iova))
+        self.map_buffer(buffer, Place::Fixed(iova), Access::READ_WRITE, Location::caller())
     }
 
-    fn map_buffer(&self, buffer: DmaBuffer, place: Place) -> std::result::Result<Mapping, MapError> {
+    fn map_buffer(
+        &self,
+        buffer: DmaBuffer,
+        place: Place,
+        access: Access,
+        by: Creator,
+    ) -> std::result::Result<Mapping, MapError> {
         let (address, length) = (buffer.address(), buffer.mapped_length());
-        match self.map_backing(Backing::User(address), address as u64, length as u64, place) {
-            Ok(range) => Ok(self.mapping(range, buffer.len() as u64, Owned::Buffer(buffer))),
+        match self.map_backing(Backing::User(address), address as u64, length as u64, place, access) {
+            Ok(range) => {
+                let length = buffer.len() as u64;
+                Ok(self.mapping(range, length, access, Some(address as u64), Owned::Buffer(buffer), by))
+            }
             Err(error) => Err(MapError { error, buffer }),
         }
     }
@@ -258,11 +320,12 @@ impl Ioas {
     ///
     /// # Errors
     /// As for [`Ioas::map`]; EINVAL also when the range passes the end of the file or the file is no shared memory.
+    #[track_caller]
     pub fn map_file(&self, file: OwnedFd, offset: u64, length: u64) -> Result<Mapping> {
-        let file = Arc::new(file);
-        let range =
-            self.map_backing(Backing::File(file.clone(), offset), offset, length, Place::Automatic)?;
-        Ok(self.mapping(range, length, Owned::File { _file: file }))
+        let (file, access) = (Arc::new(file), Access::READ_WRITE);
+        let backing = Backing::File(file.clone(), offset);
+        let range = self.map_backing(backing, offset, length, Place::Automatic, access)?;
+        Ok(self.mapping(range, length, access, None, Owned::File { _file: file }, Location::caller()))
     }
 
     /// Maps memory that belongs to someone else. `memory` and `length` are multiples of 4 KiB.
@@ -275,23 +338,47 @@ impl Ioas {
     /// Until this returns, nobody unmaps, replaces or remaps the range: a page replaced between the pin and the lookup
     /// cannot be told, and its address would be one that nothing pins. Until the mapping is gone and every device is
     /// quiet, a device may read and write the memory: nothing may rely on what it holds, so no `&` or `&mut` to it exists.
+    #[track_caller]
     pub unsafe fn map_borrowed(&self, memory: NonNull<u8>, length: usize) -> Result<Mapping> {
-        let address = memory.as_ptr() as usize;
-        let range =
-            self.map_backing(Backing::User(address), address as u64, length as u64, Place::Automatic)?;
-        Ok(self.mapping(range, length as u64, Owned::Borrowed))
+        let (address, length) = (memory.as_ptr() as usize, length as u64);
+        let (here, access) = (address as u64, Access::READ_WRITE);
+        let range = self.map_backing(Backing::User(address), here, length, Place::Automatic, access)?;
+        Ok(self.mapping(range, length, access, Some(here), Owned::Borrowed, Location::caller()))
     }
 
-    fn map_backing(&self, backing: Backing, address: u64, length: u64, place: Place) -> Result<IovaRange> {
+    fn map_backing(
+        &self,
+        backing: Backing,
+        address: u64,
+        length: u64,
+        place: Place,
+        access: Access,
+    ) -> Result<IovaRange> {
         if self.inner.context.is_forked() {
             return Err(forked());
         }
-        let request = MapRequest { backing, address, length, access: Access::READ_WRITE, place };
+        self.inner.context.raise_reports();
+        let request = MapRequest { backing, address, length, access, place };
         self.inner.domains().map(&self.inner, request)
     }
 
-    fn mapping(&self, range: IovaRange, length: u64, memory: Owned) -> Mapping {
-        Mapping::new(&self.inner, range, length, memory)
+    /// What has been mapped: `range`, of which `length` bytes were asked for. `address`: of the memory in this process.
+    fn mapping(
+        &self,
+        range: IovaRange,
+        length: u64,
+        access: Access,
+        address: Option<u64>,
+        memory: Owned,
+        by: Creator,
+    ) -> Mapping {
+        if let Some(sanitizer) = self.inner.context.sanitizer() {
+            let mapped = Mapped::new(self.inner.id.0, range.first(), length, !access.write, by);
+            // On simulated memory everything is pinned, so it has its addresses.
+            let runs = self.inner.engine_segments(range).unwrap_or_default();
+            sanitizer.mapped(mapped, range, address, &runs);
+        }
+        Mapping::new(&self.inner, Given { range, length, by, memory })
     }
 
     #[doc(alias = "IOMMU_IOAS_GET_PA")]
@@ -337,7 +424,35 @@ impl Ioas {
     /// Mappings that were dropped while a device could still reach their memory, and wait for it to be quiet.
     #[must_use]
     pub fn quarantined(&self) -> usize {
-        self.inner.quarantine().held.len()
+        self.inner.quarantine().held()
+    }
+
+    /// Watches freed buffers from now on: a buffer whose mapping is dropped or reclaimed is kept, pinned, in a queue of so many
+    /// bytes, filled with a pattern. A device that still writes to it does no harm then, and is found out: when the buffer makes
+    /// room for others, when no attached device can do DMA any more ([`Device::quiesce`](crate::Device::quiesce)), at the end of
+    /// the IOAS, and when [asked for](Ioas::check_freed). What is found is an error in the log, and a [`LateWrite`] to be read. On real
+    /// memory as on simulated.
+    ///
+    /// * [`Mapping::reclaim`] answers a *copy* of the buffer, and the buffer itself is watched. (It is the buffer itself where there
+    ///   is no memory for a copy, which is logged.)
+    /// * Memory costs: so many bytes more stay pinned (they count for RLIMIT_MEMLOCK), and their IOVAs are not free for
+    ///   [`Ioas::map_at`]. A buffer that is larger by itself is not watched. Without a watch a reclaimed buffer costs nothing; with
+    ///   one it is copied, filled and compared.
+    /// * It cannot see reads; a write of what is there already; a write to a buffer that has left the queue; nor to memory of
+    ///   files and borrowed memory, which others may write to.
+    ///
+    /// 0 bytes end it.
+    pub fn watch_freed(&self, bytes: u64) {
+        let mut quarantine = self.inner.quarantine();
+        let free = quarantine.watch(bytes);
+        self.inner.let_go(free);
+    }
+
+    /// Looks at all freed buffers that are [watched](Ioas::watch_freed), and answers all that was found since it was asked last:
+    /// the first 1000, further ones are in the log alone.
+    #[must_use = "a late write that nobody reads is a fault that nobody sees"]
+    pub fn check_freed(&self) -> Vec<LateWrite> {
+        self.inner.quarantine().check()
     }
 }
 

@@ -1,5 +1,8 @@
 //! Made-up physical memory, for trying and testing without privileges: every page gets a frame of its own, deliberately
 //! scattered, so that a driver which adds offsets across page borders goes wrong here as it would on a real machine.
+//!
+//! A frame that has been given back is not given out again before 2^28 others have been (1 TiB of mappings), so that a device
+//! which still uses it does not hit what was mapped since.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,13 +19,19 @@ pub(crate) struct SimulatedMemory {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// Frame number to (page address, times pinned).
     frames: HashMap<u64, (usize, u32)>,
     /// Page address to frame number.
     pages: HashMap<usize, u64>,
     next: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        // The first frame of all would lie below 4 GiB, where a driver that cuts addresses to 32 bits is right.
+        Self { frames: HashMap::new(), pages: HashMap::new(), next: 2 }
+    }
 }
 
 /// Pages that have a frame until this is dropped.
@@ -58,8 +67,8 @@ impl State {
         if let Some(&frame) = self.pages.get(&page) {
             return frame;
         }
-        // An odd multiplier makes every number of FRAME_BITS bits turn up once, in no order; pairs of pages stay
-        // together, so that runs longer than a page occur too.
+        // An odd multiplier makes every number of FRAME_BITS bits turn up once before any does again, in no order; pairs of
+        // pages stay together, so that runs longer than a page occur too.
         let frame = loop {
             let pair = self.next >> 1;
             let scattered =

@@ -23,6 +23,7 @@ pub(crate) fn run() -> Result<()> {
     // Mapped before there is any device, and so before any domain.
     let early = map(&ioas)?;
     buffer(&early)?.write(0, &witness.stream(0, SIZE))?;
+    let early_constant = map_read_only(&ioas, &mut witness)?;
 
     let mut edus = Vec::new();
     for address in find_edus()? {
@@ -38,6 +39,10 @@ pub(crate) fn run() -> Result<()> {
     addresses(&edus, &early)?;
     check(&mut witness, &early, 0, SIZE)?;
     relay(&edus, &early, &late, &mut witness)?;
+    for constant in [early_constant, map_read_only(&ioas, &mut witness)?] {
+        read_only(&edus, &constant, &late, &mut witness)?;
+        constant.forget();
+    }
 
     // A device leaves; the others go on by the addresses that they have.
     let views: Vec<_> = edus.iter().map(|edu| late.for_device(edu.device())).collect::<Result<_, Error>>()?;
@@ -58,7 +63,7 @@ pub(crate) fn run() -> Result<()> {
     }
     ensure!(ioas.quarantined() == 0, "memory kept for quiet devices");
     drop((early, late));
-    ensure!(ioas.usage().areas == 0, "something is left mapped");
+    ensure!(ioas.usage().areas == 2, "something is left mapped");
     witness.done(0)
 }
 
@@ -98,6 +103,37 @@ fn relay(edus: &[Edu], from: &Mapping, to: &Mapping, witness: &mut Witness) -> R
         here = to;
     }
     Ok(())
+}
+
+/// Every device loads from memory that it may only read. A store to it is stopped by an IOMMU, and by nothing else.
+fn read_only(edus: &[Edu], constant: &Mapping, other: &Mapping, witness: &mut Witness) -> Result<()> {
+    let (at, length) = (0x1f80, 0x101);
+    for edu in edus {
+        let (there, here) = (constant.for_device(edu.device())?, other.for_device(edu.device())?);
+        edu.load(&there, at, length)?;
+        edu.store(&here, at, length)?;
+        check(witness, other, at, length as usize)?;
+        // A buffer in the device that nothing else holds.
+        buffer(other)?.write(0, &[0x77; 0x100])?;
+        edu.load(&here, 0, 0x100)?;
+        edu.store(&there, 0, 0x100)?;
+        let mut bytes = [0; 0x100];
+        buffer(constant)?.read(0, &mut bytes)?;
+        let (name, confined) = (edu.device().name(), edu.device().provider().is_confined());
+        if confined {
+            ensure!(bytes[..] == witness.stream(0, 0x100), "{name} wrote past the IOMMU to read-only memory");
+        } else {
+            ensure!(bytes == [0x77; 0x100], "{name} without an IOMMU was stopped by something");
+            buffer(constant)?.write(0, &witness.stream(0, 0x100))?;
+        }
+    }
+    Ok(())
+}
+
+fn map_read_only(ioas: &Ioas, witness: &mut Witness) -> Result<Mapping> {
+    let buffer = DmaBuffer::new(SIZE, Contiguity::Pages)?;
+    buffer.write(0, &witness.stream(0, SIZE))?;
+    Ok(ioas.map_read_only(buffer).map_err(Error::from)?)
 }
 
 fn map(ioas: &Ioas) -> Result<Mapping> {

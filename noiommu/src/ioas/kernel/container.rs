@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use noiommu_core::table::format::Access;
 use noiommu_core::{Iova, IovaRange};
 use noiommu_uapi::vfio::container::*;
 use zerocopy::FromBytes as _;
@@ -31,11 +32,11 @@ impl Container {
 }
 
 impl KernelDomain for Container {
-    fn map(&mut self, range: IovaRange, backing: &Backing, offset: u64) -> Result<()> {
+    fn map(&mut self, range: IovaRange, backing: &Backing, offset: u64, access: Access) -> Result<()> {
         let vaddr = self.views.address(range, backing, offset, length(range))?;
         let mut call = VfioIommuType1DmaMap {
             argsz: size_of::<VfioIommuType1DmaMap>() as u32,
-            flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+            flags: flags(access),
             vaddr,
             iova: range.first().0,
             size: length(range),
@@ -76,6 +77,12 @@ impl KernelDomain for Container {
             bytes = vec![0; wanted as usize];
         }
     }
+}
+
+/// What devices may do, as VFIO names it.
+fn flags(access: Access) -> u32 {
+    let read = if access.read { VFIO_DMA_MAP_FLAG_READ } else { 0 };
+    read | if access.write { VFIO_DMA_MAP_FLAG_WRITE } else { 0 }
 }
 
 /// The ranges that the answer to VFIO_IOMMU_GET_INFO tells; everything where it tells none (before Linux 5.4).

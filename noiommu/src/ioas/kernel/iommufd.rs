@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use noiommu_core::table::Segment;
+use noiommu_core::table::format::Access;
 use noiommu_core::{Errno, Iova, IovaRange, PhysAddr};
 use noiommu_uapi::iommufd::*;
 use zerocopy::FromZeros;
@@ -130,10 +131,10 @@ impl KernelIoas {
     }
 
     /// IOMMU_IOAS_MAP_FILE; tells whether the kernel has it.
-    fn map_file(&self, range: IovaRange, file: &OwnedFd, start: u64) -> Result<bool> {
+    fn map_file(&self, range: IovaRange, file: &OwnedFd, start: u64, access: Access) -> Result<bool> {
         let mut call = IommuIoasMapFile {
             size: size_of::<IommuIoasMapFile>() as u32,
-            flags: MAP_FLAGS,
+            flags: flags(access),
             ioas_id: self.addresses.id,
             fd: file.as_raw_fd(),
             start,
@@ -148,16 +149,20 @@ impl KernelIoas {
     }
 }
 
-/// Where the kit says, for devices to read and write.
-const MAP_FLAGS: u32 = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
+/// Where the kit says, for devices to access so.
+fn flags(access: Access) -> u32 {
+    let read = if access.read { IOMMU_IOAS_MAP_READABLE } else { 0 };
+    let write = if access.write { IOMMU_IOAS_MAP_WRITEABLE } else { 0 };
+    IOMMU_IOAS_MAP_FIXED_IOVA | read | write
+}
 
 impl KernelDomain for KernelIoas {
-    fn map(&mut self, range: IovaRange, backing: &Backing, offset: u64) -> Result<()> {
+    fn map(&mut self, range: IovaRange, backing: &Backing, offset: u64, access: Access) -> Result<()> {
         if let Backing::File(file, start) = backing
             && self.takes_files
         {
             let start = start.checked_add(offset).ok_or_else(|| Error::from(Errno::EOVERFLOW))?;
-            self.takes_files = self.map_file(range, file, start)?;
+            self.takes_files = self.map_file(range, file, start, access)?;
             if self.takes_files {
                 return Ok(());
             }
@@ -165,7 +170,7 @@ impl KernelDomain for KernelIoas {
         let user_va = self.views.address(range, backing, offset, length(range))?;
         let mut call = IommuIoasMap {
             size: size_of::<IommuIoasMap>() as u32,
-            flags: MAP_FLAGS,
+            flags: flags(access),
             ioas_id: self.addresses.id,
             user_va,
             length: length(range),

@@ -11,11 +11,11 @@ use noiommu_core::{Errno, TryVec};
 use super::ServedDevice;
 use super::event::{Event, Watch, Watcher};
 use super::served::{Mappable, Served, Way};
-use crate::device::Backend as _;
-use crate::device::sim::{self, Signal, SimDevice};
+use crate::device::InterruptKind;
 use crate::memory::SimulatedMemory;
 use crate::process;
 use crate::serve::touches_are_served;
+use crate::sim::{At, Edu, Machine, Pace, Signal, Whose};
 
 /// An edu device that reaches made-up memory, or the real memory of this process. It keeps its registers while nobody has it open;
 /// a forked child gets one of its own.
@@ -26,7 +26,7 @@ pub(in crate::serve) fn edu(memory: Option<&Arc<SimulatedMemory>>) -> Box<dyn Se
 struct BySimulation {
     memory: Option<Arc<SimulatedMemory>>,
     /// The process that made the device, and the device; its thread is that process's.
-    device: Mutex<Option<(u32, Arc<SimDevice>)>>,
+    device: Mutex<Option<(u32, Arc<Machine<Edu>>)>>,
 }
 
 impl Way for BySimulation {
@@ -37,7 +37,9 @@ impl Way for BySimulation {
         let device = match &*kept {
             Some((process, device)) if *process == process::id() => device.clone(),
             _ => {
-                let made = Arc::new(sim::edu(self.memory.as_ref()).map_err(|error| error.errno())?);
+                let memory = self.memory.clone().map_or(Whose::Process, Whose::Simulated);
+                let made = Machine::new(Edu::default(), memory, Pace::OwnThread);
+                let made = Arc::new(made.map_err(|error| error.errno())?);
                 let inherited = kept.replace((process::id(), made.clone()));
                 // Its thread is not here to be waited for.
                 std::mem::forget(inherited);
@@ -49,7 +51,7 @@ impl Way for BySimulation {
 }
 
 struct Simulated {
-    device: Arc<SimDevice>,
+    device: Arc<Machine<Edu>>,
     watcher: Watcher,
 }
 
@@ -90,21 +92,19 @@ impl Backend for Simulated {
     }
 
     fn resource(&self, index: u8) -> Resource {
-        match index {
-            0 => {
-                let (start, size) = self.device.resource();
-                Resource { start, size, mappable: touches_are_served(), ..Resource::default() }
-            }
-            _ => Resource::default(),
+        match self.device.resource(index) {
+            (_, 0) => Resource::default(),
+            (start, size) => Resource { start, size, mappable: touches_are_served(), ..Resource::default() },
         }
     }
 
     fn register_read(&self, bar: u8, offset: u64, width: u8) -> Result<u64, Errno> {
-        self.device.bar(bar).and_then(|bar| bar.read(offset, width)).map_err(|error| error.errno())
+        Ok(self.device.register_read(At { bar, offset, width }))
     }
 
     fn register_write(&self, bar: u8, offset: u64, width: u8, value: u64) -> Result<(), Errno> {
-        self.device.bar(bar).and_then(|bar| bar.write(offset, width, value)).map_err(|error| error.errno())
+        self.device.register_write(At { bar, offset, width }, value);
+        Ok(())
     }
 
     fn rom_size(&self) -> Option<u64> {
@@ -184,7 +184,7 @@ impl Backend for Simulated {
         match vectors {
             0 => Err(Errno::ERANGE),
             1 => {
-                self.device.connect_message(None);
+                self.device.connect_messages(InterruptKind::Msi, vec![None]);
                 Ok(1)
             }
             _ => Ok(1),
@@ -192,7 +192,7 @@ impl Backend for Simulated {
     }
 
     fn messages_connect(&self, _: Messages, _: u32, event: Option<&Event>) -> Result<(), Errno> {
-        self.device.connect_message(signal(event));
+        self.device.connect_messages(InterruptKind::Msi, vec![signal(event)]);
         Ok(())
     }
 

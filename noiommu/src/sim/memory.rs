@@ -6,36 +6,88 @@ use std::sync::Arc;
 
 use noiommu_core::PhysAddr;
 
+use super::Direction;
+use super::sanitizer::Sanitizer;
 use crate::Result;
 use crate::memory::{Pagemap, SimulatedMemory, read_maps};
 
-/// Memory as a device sees it. An access that finds no memory answers false, and has changed nothing past the last page
-/// that it found.
-pub(super) trait Bus: Send {
-    fn read(&mut self, place: PhysAddr, into: &mut [u8]) -> bool;
-
-    fn write(&mut self, place: PhysAddr, from: &[u8]) -> bool;
+/// Who is on the bus.
+#[derive(Clone, Copy)]
+pub(super) struct Who<'a> {
+    /// The device's name.
+    pub(super) device: &'a str,
+    /// The IOAS that it is attached to.
+    pub(super) ioas: Option<u32>,
 }
 
-/// Made-up memory.
+/// Memory as a device sees it, bus mastering being on. An access that finds no memory answers false, and has changed nothing
+/// past the last page that it found.
+pub(super) trait Memory: Send {
+    fn read(&mut self, who: Who<'_>, place: PhysAddr, into: &mut [u8]) -> bool;
+
+    fn write(&mut self, who: Who<'_>, place: PhysAddr, from: &[u8]) -> bool;
+
+    /// The device was to reach memory, and its driver has never turned bus mastering on.
+    fn not_mastering(&mut self, who: Who<'_>, direction: Direction, place: PhysAddr, length: u64) {
+        let Who { device, .. } = who;
+        tracing::warn!(device, "{} of {length} bytes at {place} with bus mastering off", direction.name());
+    }
+}
+
+/// Tells of an access that found nobody; answers what it is given.
+fn told(who: Who<'_>, direction: Direction, place: PhysAddr, length: usize, found: bool) -> bool {
+    if !found {
+        tracing::error!(
+            device = who.device,
+            "{} of {length} bytes found no memory at {place}",
+            direction.name()
+        );
+    }
+    found
+}
+
+/// Made-up memory, of which nobody keeps a record.
 pub(super) struct SimulatedBus(pub(super) Arc<SimulatedMemory>);
 
-impl Bus for SimulatedBus {
-    fn read(&mut self, place: PhysAddr, into: &mut [u8]) -> bool {
-        by_pages(place, into.len(), |place, range| {
-            let Some((address, room)) = self.0.find(place) else { return 0 };
-            let bytes = &mut into[range];
-            let length = bytes.len().min(room);
-            copy_from_process(address, &mut bytes[..length])
-        })
+impl Memory for SimulatedBus {
+    fn read(&mut self, who: Who<'_>, place: PhysAddr, into: &mut [u8]) -> bool {
+        let found = by_pages(place, into.len(), |place, range| read_page(&self.0, place, &mut into[range]));
+        told(who, Direction::Read, place, into.len(), found)
     }
 
-    fn write(&mut self, place: PhysAddr, from: &[u8]) -> bool {
-        by_pages(place, from.len(), |place, range| {
-            let Some((address, room)) = self.0.find(place) else { return 0 };
-            let bytes = &from[range];
-            copy_to_process(address, &bytes[..bytes.len().min(room)])
-        })
+    fn write(&mut self, who: Who<'_>, place: PhysAddr, from: &[u8]) -> bool {
+        let found = by_pages(place, from.len(), |place, range| write_page(&self.0, place, &from[range]));
+        told(who, Direction::Write, place, from.len(), found)
+    }
+}
+
+/// Reads up to the end of a page of made-up memory; answers the bytes, 0 where there is none.
+pub(super) fn read_page(memory: &SimulatedMemory, place: PhysAddr, into: &mut [u8]) -> usize {
+    let Some((address, room)) = memory.find(place) else { return 0 };
+    let length = into.len().min(room);
+    copy_from_process(address, &mut into[..length])
+}
+
+/// The same for writing.
+pub(super) fn write_page(memory: &SimulatedMemory, place: PhysAddr, from: &[u8]) -> usize {
+    let Some((address, room)) = memory.find(place) else { return 0 };
+    copy_to_process(address, &from[..from.len().min(room)])
+}
+
+/// Made-up memory that the sanitizer looks after.
+pub(super) struct SanitizedBus(pub(super) Arc<Sanitizer>);
+
+impl Memory for SanitizedBus {
+    fn read(&mut self, who: Who<'_>, place: PhysAddr, into: &mut [u8]) -> bool {
+        self.0.read(who, place, into)
+    }
+
+    fn write(&mut self, who: Who<'_>, place: PhysAddr, from: &[u8]) -> bool {
+        self.0.write(who, place, from)
+    }
+
+    fn not_mastering(&mut self, who: Who<'_>, direction: Direction, place: PhysAddr, length: u64) {
+        self.0.not_mastering(who, direction, place, length);
     }
 }
 
@@ -95,27 +147,29 @@ impl PagemapBus {
     }
 }
 
-impl Bus for PagemapBus {
-    fn read(&mut self, place: PhysAddr, into: &mut [u8]) -> bool {
-        by_pages(place, into.len(), |place, range| {
+impl Memory for PagemapBus {
+    fn read(&mut self, who: Who<'_>, place: PhysAddr, into: &mut [u8]) -> bool {
+        let found = by_pages(place, into.len(), |place, range| {
             let Some((address, room)) = self.find(place) else { return 0 };
             let bytes = &mut into[range];
             let length = bytes.len().min(room);
             copy_from_process(address, &mut bytes[..length])
-        })
+        });
+        told(who, Direction::Read, place, into.len(), found)
     }
 
-    fn write(&mut self, place: PhysAddr, from: &[u8]) -> bool {
-        by_pages(place, from.len(), |place, range| {
+    fn write(&mut self, who: Who<'_>, place: PhysAddr, from: &[u8]) -> bool {
+        let found = by_pages(place, from.len(), |place, range| {
             let Some((address, room)) = self.find(place) else { return 0 };
             let bytes = &from[range];
             copy_to_process(address, &bytes[..bytes.len().min(room)])
-        })
+        });
+        told(who, Direction::Write, place, from.len(), found)
     }
 }
 
 /// Runs `part` over `length` bytes; it answers how many it did, 0 for a failure.
-fn by_pages(
+pub(super) fn by_pages(
     place: PhysAddr,
     length: usize,
     mut part: impl FnMut(PhysAddr, std::ops::Range<usize>) -> usize,
