@@ -26,6 +26,9 @@ enum Task {
     /// Run our programs in an emulated machine, with the host as witness
     #[command(subcommand)]
     Vm(Guest),
+    /// Run for long what must not happen at all
+    #[command(subcommand)]
+    Soak(Soak),
     /// Record what the reference kernel answers to the conformance cases, into the tree
     Golden(vm::Options),
     /// Run everything that must hold, step by step
@@ -58,6 +61,14 @@ enum Guest {
     FuzzUapi(vm::Fuzz),
 }
 
+#[derive(Subcommand)]
+enum Soak {
+    /// Kill drivers in the middle of DMA, and look for their devices' bytes in other processes' memory
+    Guardian(vm::soak::Guardian),
+    /// Verify DMA while the kernel compacts, reclaims, splits, collapses and copies all of memory
+    Storms(vm::soak::Storms),
+}
+
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,6 +91,8 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Vm(Guest::Matrix(options)) => vm::matrix(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),
+        Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
+        Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }

@@ -3,6 +3,7 @@
 mod deprived;
 mod matrix;
 mod mixed;
+mod soak;
 mod stock_edu;
 mod stock_iommu;
 mod witness;
@@ -16,13 +17,14 @@ fn main() -> ExitCode {
     let outcome = match scenario {
         "matrix" => matrix::run(rest),
         "mixed" => mixed::run(),
+        "soak" => soak::run(rest),
         "stock-edu" => stock_edu::run(),
         "stock-iommu" => stock_iommu::run(),
         "without" => deprived::without(rest),
         "as" => deprived::as_user(rest),
         _ => {
             eprintln!(
-                "usage: noiommu-guest matrix|mixed|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+                "usage: noiommu-guest matrix|mixed|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
             );
             return ExitCode::from(2);
         }

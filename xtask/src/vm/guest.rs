@@ -68,6 +68,10 @@ pub(crate) struct Options {
     /// Show the guest's console on stderr
     #[arg(long, short)]
     verbose: bool,
+
+    /// Nothing but what the task itself prints goes to stdout
+    #[arg(skip)]
+    pub(super) apart: bool,
 }
 
 impl Options {
@@ -79,7 +83,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: TIMEOUT, keep: false, verbose: false }
+        Self { timeout: TIMEOUT, keep: false, verbose: false, apart: false }
     }
 }
 
@@ -91,7 +95,8 @@ pub(super) struct Scenario {
     pub(super) arguments: Vec<&'static str>,
     /// Values of QEMU's `-device`.
     pub(super) devices: &'static [&'static str],
-    /// Names of drives, fresh at each run and empty but for their [`stamp`], for devices to have as `drive=NAME`.
+    /// Names of drives, fresh at each run and empty but for their [`stamp`], for devices to have as `drive=NAME`. Behind a comma,
+    /// more of QEMU's options for it.
     pub(super) drives: &'static [&'static str],
     /// Names of network ends that lead nowhere, for devices to have as `netdev=NAME`.
     pub(super) nets: &'static [&'static str],
@@ -166,20 +171,26 @@ pub(super) fn run(
             format!("the witness checked {checks} places ({} bytes), all the same", ledger.bytes_checked())
         }
     };
-    println!("{}: {checked}; guest ran {}", name, ui::seconds(time));
+    let told = format!("{name}: {checked}; guest ran {}", ui::seconds(time));
+    if options.apart {
+        eprintln!("{told}");
+    } else {
+        println!("{told}");
+    }
     Ok(output)
 }
 
 /// The machine of a scenario, with its drives in `room`.
 fn machine(scenario: &Scenario, kernel: &Kernel, initramfs: PathBuf, room: &Path) -> Result<Machine> {
     let mut arguments = Vec::new();
-    for name in scenario.drives {
+    for drive in scenario.drives {
+        let (name, more) = drive.split_at(drive.find(',').unwrap_or(drive.len()));
         let file = room.join(format!("{name}.drive"));
         let contents = File::create_new(&file)?;
         contents.set_len(DRIVE)?;
         contents.write_all_at(&stamp(name), STAMPED * 512)?;
         arguments.push("-drive".to_owned());
-        arguments.push(format!("if=none,id={name},format=raw,file={}", qemu::value(&file)?));
+        arguments.push(format!("if=none,id={name},format=raw,file={}{more}", qemu::value(&file)?));
     }
     for name in scenario.nets {
         arguments.push("-netdev".to_owned());
@@ -232,7 +243,10 @@ fn attempt(
     let mut vm = Vm::start(machine, room, Console { log: logs.join(CONSOLE), show: options.verbose })?;
     let timeout = Duration::from_secs(options.timeout);
     let heard = listen(&mut vm, &mut ledger, &mut transcript, timeout, |ledger| {
-        work.set_message(format!("{}: {} checks", scenario.name, ledger.checks()));
+        work.set_message(match ledger.progress() {
+            Some((done, total)) => format!("{}: {done} of {total}", scenario.name),
+            None => format!("{}: {} checks", scenario.name, ledger.checks()),
+        });
     });
     vm.kill();
     if let Err(error) = heard {

@@ -19,6 +19,7 @@ mod pack;
 mod qemu;
 mod qmp;
 mod refkernel;
+pub(crate) mod soak;
 mod witness;
 
 use anyhow::{Result, ensure};

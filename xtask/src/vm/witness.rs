@@ -17,6 +17,7 @@
 //! | `note TEXT` | `ok` | a sentence for the report |
 //! | `result JSON` | `ok` | a value for the report |
 //! | `done STATUS` | `ok` | ends the session |
+//! | `progress DONE TOTAL` | nothing | how far a long run is, for a person at the host; needs no session |
 //! | `exit STATUS` | nothing | said by init: the scenario script's exit status |
 //!
 //! A line that makes no sense is answered `err WHY`. `peek` and `expect` take up to 8192 bytes, `expect-stream` up to
@@ -79,6 +80,7 @@ pub(crate) struct Ledger {
     results: Vec<Value>,
     bytes_checked: u64,
     up: Option<String>,
+    progress: Option<(u64, u64)>,
     exit: Option<u32>,
     /// Why this run cannot pass any more.
     faults: Vec<String>,
@@ -95,6 +97,7 @@ impl Ledger {
             results: Vec::new(),
             bytes_checked: 0,
             up: None,
+            progress: None,
             exit: None,
             faults: Vec::new(),
         }
@@ -109,7 +112,10 @@ impl Ledger {
             Err(error) => return Ok(Some(self.refuse(line, &format!("{error:#}")))),
         };
         let in_session = self.sessions.last().is_some_and(|session| session.status.is_none());
-        let needs_session = !matches!(request, Request::Hello { .. } | Request::Up(_) | Request::Exit(_));
+        let needs_session = !matches!(
+            request,
+            Request::Hello { .. } | Request::Up(_) | Request::Progress(..) | Request::Exit(_)
+        );
         if needs_session && !in_session {
             return Ok(Some(self.refuse(line, "no session: say hello first")));
         }
@@ -154,6 +160,10 @@ impl Ledger {
                 }
                 return Ok(None);
             }
+            Request::Progress(done, total) => {
+                self.progress = Some((done, total));
+                return Ok(None);
+            }
             Request::Exit(status) => {
                 if self.exit.replace(status).is_some() {
                     self.faults.push("init said exit twice".to_owned());
@@ -182,6 +192,11 @@ impl Ledger {
     /// Whether the guest booted as far as its init.
     pub(crate) fn is_up(&self) -> bool {
         self.up.is_some()
+    }
+
+    /// How much of how much the guest says is done, if it says so.
+    pub(crate) fn progress(&self) -> Option<(u64, u64)> {
+        self.progress
     }
 
     /// The sentences that the guest put into the report.
@@ -266,6 +281,7 @@ enum Request<'a> {
     Result(Value),
     Done(u32),
     Up(&'a str),
+    Progress(u64, u64),
     Exit(u32),
 }
 
@@ -309,6 +325,7 @@ impl<'a> Request<'a> {
                 ensure!(seconds.parse::<f64>().is_ok(), "{seconds:?} is no number of seconds");
                 Self::Up(seconds)
             }
+            ("progress", [done, total]) => Self::Progress(number(done)?, number(total)?),
             ("exit", [status]) => Self::Exit(number(status)?),
             _ => bail!("no such request"),
         })
@@ -411,9 +428,11 @@ mod tests {
             "note all is well",
             "result {\"n\": 1}",
             "done 0",
+            "progress 3 10",
             "exit 0",
         ]);
         assert_eq!(ledger.verdict(), Vec::<String>::new());
+        assert_eq!(ledger.progress(), Some((3, 10)));
         assert!(ledger.is_up());
         let report = ledger.report();
         assert_eq!(report["passed"], true);
@@ -489,6 +508,8 @@ mod tests {
             "done",
             "up",
             "up soon",
+            "progress 3",
+            "progress 3 -1",
             "hello 1 ",
             "[    1.2] BUG: unable to handle page fault",
         ] {

@@ -6,23 +6,23 @@ use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::{Contiguity, Device, DmaBuffer, DmaView, Error, InterruptKind, Ioas, Mapping};
 
 /// The unit of memory that is contiguous for any device, wherever it comes from.
-pub(super) const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// How long a device may take for anything: an emulated one on a busy machine is slow.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a device did to memory, for the host to look at.
-pub(super) struct Written {
+pub(crate) struct Written {
     /// In words, for the table's reader.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// The address that the device was given.
-    pub(super) address: u64,
+    pub(crate) address: u64,
     /// The bytes that this program finds there.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A device that is driven.
-pub(super) trait Driver: Sized {
+pub(crate) trait Driver: Sized {
     /// Vendor and device id.
     const ID: (u16, u16);
 
@@ -53,7 +53,7 @@ pub(super) trait Driver: Sized {
 }
 
 /// Refuses a device of another kind.
-pub(super) fn expect_id(device: &Device, id: (u16, u16)) -> Result<()> {
+pub(crate) fn expect_id(device: &Device, id: (u16, u16)) -> Result<()> {
     let found = device.id()?;
     ensure!(
         found == id,
@@ -68,7 +68,7 @@ pub(super) fn expect_id(device: &Device, id: (u16, u16)) -> Result<()> {
 }
 
 /// Polls `done` for as long as a device may take.
-pub(super) fn wait(device: &Device, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait(device: &Device, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !done()? {
         if Instant::now() > deadline {
@@ -80,14 +80,14 @@ pub(super) fn wait(device: &Device, what: &str, mut done: impl FnMut() -> Result
 }
 
 /// Memory that program and device share: pages, each of them contiguous for the device.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     mapping: Mapping,
     view: DmaView,
 }
 
 impl Shared {
     /// So many pages, zero, in the IOAS that the device is attached to.
-    pub(super) fn new(device: &Device, ioas: &Ioas, pages: usize) -> Result<Self> {
+    pub(crate) fn new(device: &Device, ioas: &Ioas, pages: usize) -> Result<Self> {
         let buffer = DmaBuffer::new(pages * PAGE, Contiguity::Pages)?;
         let mapping = ioas.map(buffer).map_err(Error::from)?;
         let view = mapping.for_device(device)?;
@@ -95,17 +95,17 @@ impl Shared {
     }
 
     /// The memory, for this program.
-    pub(super) fn memory(&self) -> Result<&DmaBuffer> {
+    pub(crate) fn memory(&self) -> Result<&DmaBuffer> {
         self.mapping.buffer().context("a mapping without a buffer")
     }
 
     /// The address of a byte, for the device.
-    pub(super) fn address(&self, offset: usize) -> Result<u64> {
+    pub(crate) fn address(&self, offset: usize) -> Result<u64> {
         Ok(self.view.at(offset as u64)?.address.bits())
     }
 
     /// Bytes of it, as they are now.
-    pub(super) fn bytes(&self, offset: usize, length: usize) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&self, offset: usize, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         self.memory()?.read(offset, &mut bytes)?;
         Ok(bytes)
@@ -113,7 +113,7 @@ impl Shared {
 }
 
 /// Ethernet frames that make QEMU's network answer: ARP requests (RFC 826) for its gateway, and what comes back.
-pub(super) mod arp {
+pub(crate) mod arp {
     use super::{Result, bail, ensure};
 
     /// The address of the gateway in QEMU's user network, and what this program calls itself.

@@ -4,7 +4,7 @@
 //! for. It leaves one line of JSON for each cell in [`CELLS`]; what has to be in there, the host knows.
 
 mod cell;
-mod driver;
+pub(crate) mod driver;
 mod e1000e;
 mod edu;
 mod nvme;
@@ -60,19 +60,7 @@ impl Kind {
 
     /// The addresses of the devices of this kind, in order.
     fn addresses(&self) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(DEVICES).context(DEVICES)? {
-            let path = entry?.path();
-            let id = |file| {
-                let text = fs::read_to_string(path.join(file)).unwrap_or_default();
-                u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap_or_default()
-            };
-            if (id("vendor"), id("device")) == self.id {
-                found.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            }
-        }
-        found.sort();
-        Ok(found)
+        addresses(self.id)
     }
 
     /// The first of them.
@@ -80,6 +68,23 @@ impl Kind {
         let first = self.addresses()?.into_iter().next();
         first.with_context(|| format!("no {} in this machine", self.name))
     }
+}
+
+/// The addresses of the devices with a vendor and device id, in order.
+pub(crate) fn addresses(wanted: (u16, u16)) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(DEVICES).context(DEVICES)? {
+        let path = entry?.path();
+        let id = |file| {
+            let text = fs::read_to_string(path.join(file)).unwrap_or_default();
+            u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap_or_default()
+        };
+        if (id("vendor"), id("device")) == wanted {
+            found.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Runs what the words ask for.
@@ -190,7 +195,7 @@ impl State {
 }
 
 /// Takes a device from its driver, as a person would.
-fn bind(address: &str, provider: &str) -> Result<()> {
+pub(crate) fn bind(address: &str, provider: &str) -> Result<()> {
     let mut program = Command::new("noiommu");
     program.args(["bind", address]);
     if provider != "auto" {
