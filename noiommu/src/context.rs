@@ -201,7 +201,7 @@ impl Context {
         self.inner.sanitizer.is_some()
     }
 
-    /// Does without a [guardian](crate::guardian) for devices that are opened from now on. When the process dies while one of them
+    /// Does without a [guardian] for devices that are opened from now on. When the process dies while one of them
     /// is doing DMA, the kernel gives its memory to others, and the device writes into it: silently, whatever is there by then. Of no
     /// meaning to devices that the kernel's own interfaces serve alone.
     pub fn waive_guardian(&self) {
@@ -222,7 +222,7 @@ impl Context {
     /// leaves the choice to these.
     ///
     /// The device is claimed for this process, enabled, and has bus mastering off. With the first one whose memory the engine pins, a
-    /// [guardian](crate::guardian) is started, which is forked from this process: open devices before you map much memory, which
+    /// [guardian] is started, which is forked from this process: open devices before you map much memory, which
     /// the kernel copies for a moment then.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ struct Line {
     major: u64,
     minor: u64,
     inode: u64,
-    /// The kernel's own: [vdso] and the like.
+    /// The kernel's own: `[vdso]` and the like.
     kernels: bool,
 }
 

@@ -5,7 +5,7 @@
 //! leaves the kit before the guardian holds the ring that pins it. When the driver is dead the table is the guardian's alone.
 //!
 //! What runs in the child takes no memory from the heap, makes no error of the kit's and calls nothing of the C library's: see
-//! [`memory`](super::memory) and [`sys`](super::sys).
+//! [`memory`] and [`sys`].
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
