@@ -72,6 +72,8 @@ const STEPS: &[Step] = &[
     Step { name: "vm-doctor", vm: true, run: vm_doctor },
     Step { name: "vm-nvme-identify", vm: true, run: vm_nvme_identify },
     Step { name: "vm-matrix", vm: true, run: vm_matrix },
+    Step { name: "vm-soak-guardian", vm: true, run: vm_soak_guardian },
+    Step { name: "vm-soak-storms", vm: true, run: vm_soak_storms },
     Step { name: "vm-conformance-reference", vm: true, run: vm_conformance_reference },
     Step { name: "vm-conformance-legacy", vm: true, run: vm_conformance_legacy },
     Step { name: "vm-fuzz-uapi", vm: true, run: vm_fuzz_uapi },
@@ -408,6 +410,18 @@ fn vm_matrix(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// Drivers die in the middle of DMA, and nobody's memory is written: the short form, with its control.
+fn vm_soak_guardian(project: &Project) -> Result<Outcome> {
+    vm::soak::guardian(project, &vm::soak::Guardian::default())?;
+    Ok(Outcome::Passed)
+}
+
+/// DMA stays right while the kernel moves all of memory: the short form.
+fn vm_soak_storms(project: &Project) -> Result<Outcome> {
+    vm::soak::storms(project, &vm::soak::Storms::default())?;
+    Ok(Outcome::Passed)
+}
+
 /// The engine answers as the real kernel did, with real devices.
 fn vm_conformance_legacy(project: &Project) -> Result<Outcome> {
     vm::conformance(project, &vm::OnKernel::new(vm::Choice::Built(vm::Variant::Legacy), true))?;
@@ -421,7 +435,7 @@ fn vm_fuzz_uapi(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// What fuzzing has found of the core is answered as it was, against the model.
+/// What fuzzing has found is answered as it was, against the models.
 fn fuzz_corpus(project: &Project) -> Result<Outcome> {
     let mut cargo = project.cargo();
     cargo.current_dir(project.root.join("fuzz"));
