@@ -591,6 +591,13 @@ impl<P: Platform> Context<P> {
         Ok(())
     }
 
+    /// What devices may do at an IOVA; `None`: nothing is mapped there.
+    #[must_use]
+    pub fn access_at(&self, ioas: ObjectId, iova: Iova) -> Option<Access> {
+        let number = self.ioas(ioas).ok()?.find(iova)?;
+        self.store.area(number).map(|area| area.access)
+    }
+
     /// What an object is, or nothing.
     #[must_use]
     pub fn kind(&self, id: ObjectId) -> Option<ObjectKind> {

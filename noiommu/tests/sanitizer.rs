@@ -243,6 +243,8 @@ fn a_write_to_memory_for_reading() {
     let report = setup.report();
     assert!(matches!(report.fault, Fault::ReadOnly { offset: 64, mapping } if mapping.read_only), "{report}");
     assert_eq!(mapping.buffer().unwrap().load_u8(64).unwrap(), 7);
+    let access = setup.ioas.lookup(mapping.iova(), 1).unwrap().access;
+    assert!(access.read && !access.write);
     driver.load(driver.address(&mapping, 64), 8);
     driver.store(driver.address(&setup.ioas.map(buffer(4096)).unwrap(), 64), 8);
     assert_eq!(setup.sanitizer().reports(), []);
@@ -400,6 +402,120 @@ fn corruption_as_hardware_has_it() {
     // It goes on as before, and a driver that is right sees nothing of all this.
     driver.load(driver.address(&source, 64), 64);
     assert_eq!(setup.sanitizer().reports(), []);
+}
+
+/// What an access must be found to be, by the views alone.
+#[derive(PartialEq, Eq, Debug)]
+enum Found {
+    Right,
+    PastRun(u64),
+    ReadOnly,
+    OtherIoas,
+    Unmapped,
+    NeverMapped,
+}
+
+/// A contiguous run of a mapping, as a driver is told it.
+#[derive(Clone, Copy)]
+struct Run {
+    address: u64,
+    length: u64,
+    read_only: bool,
+    mine: bool,
+    freed: bool,
+}
+
+fn expected(runs: &[Run], write: bool, address: u64, length: u64) -> Found {
+    // Pages are whole: what is behind the end of a mapping, in its last page, is still nobody else's.
+    let within =
+        |run: &&Run| (run.address..run.address + run.length.next_multiple_of(4096)).contains(&address);
+    match runs.iter().rev().find(within) {
+        None => Found::NeverMapped,
+        Some(run) if run.freed => Found::Unmapped,
+        Some(run) if !run.mine => Found::OtherIoas,
+        Some(run) => match (run.address + run.length).saturating_sub(address) {
+            room if room < length => Found::PastRun(room),
+            _ if write && run.read_only => Found::ReadOnly,
+            _ => Found::Right,
+        },
+    }
+}
+
+#[test]
+fn every_access_is_judged_by_what_is_mapped() {
+    let setup = setup(Mode::Report);
+    let driver = Driver::new(&setup.slot, &setup.ioas);
+    let other = setup.context.ioas().unwrap();
+    let mut state = 0x1234_5678_9abc_def1u64;
+    let mut below = |end: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) % end
+    };
+    let (mut runs, mut live): (Vec<Run>, Vec<(Mapping, std::ops::Range<usize>)>) = (Vec::new(), Vec::new());
+    let mut seen = [0; 6];
+    for _ in 0..20_000 {
+        match below(40) {
+            0 => {
+                let (read_only, mine) = (below(4) == 0, below(5) != 0);
+                let ioas = if mine { &setup.ioas } else { &other };
+                let buffer = buffer(1 + below(40_000) as usize);
+                let mapping = if read_only { ioas.map_read_only(buffer) } else { ioas.map(buffer) }.unwrap();
+                let begin = runs.len();
+                runs.extend(mapping.segments().unwrap().iter().map(|piece| {
+                    let (address, length) = (piece.address.0, piece.length);
+                    Run { address, length, read_only, mine, freed: false }
+                }));
+                live.push((mapping, begin..runs.len()));
+            }
+            1 if live.len() > 5 => {
+                let (mapping, pieces) = live.swap_remove(below(live.len() as u64) as usize);
+                mapping.reclaim().unwrap();
+                runs[pieces].iter_mut().for_each(|run| run.freed = true);
+            }
+            _ if runs.is_empty() => {}
+            way => {
+                // In a run or near it.
+                let run = runs[below(runs.len() as u64) as usize];
+                let address = (run.address + below(run.length + 6000)).wrapping_sub(below(2) * 5000);
+                let longest = [1, 64, 4096, 9000][below(4) as usize];
+                let (write, length) = (way % 2 == 0, 1 + below(longest));
+                setup.slot.act(|_, bus| {
+                    let mut bytes = vec![0; length as usize];
+                    let _ = if write { bus.write(address, &bytes) } else { bus.read(address, &mut bytes) };
+                });
+                let found = match setup.sanitizer().take_reports().pop() {
+                    None => Found::Right,
+                    Some(report) => match report.fault {
+                        Fault::NeverMapped => Found::NeverMapped,
+                        Fault::Unmapped { .. } => Found::Unmapped,
+                        Fault::OtherIoas { .. } => Found::OtherIoas,
+                        Fault::ReadOnly { .. } => Found::ReadOnly,
+                        Fault::PastRun { .. } => Found::PastRun(report.at),
+                        other => panic!("{other:?}"),
+                    },
+                };
+                let right = expected(&runs, write, address, length);
+                assert_eq!(
+                    found,
+                    right,
+                    "{} of {length} at {address:#x}",
+                    if write { "write" } else { "read" }
+                );
+                seen[match found {
+                    Found::Right => 0,
+                    Found::PastRun(_) => 1,
+                    Found::ReadOnly => 2,
+                    Found::OtherIoas => 3,
+                    Found::Unmapped => 4,
+                    Found::NeverMapped => 5,
+                }] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|&count| count > 100), "{seen:?}");
+    drop(driver);
 }
 
 #[test]

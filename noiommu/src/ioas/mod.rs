@@ -187,7 +187,9 @@ impl Inner {
             Physical::Engine => self.table.run(iova, length),
             Physical::Kernel(addresses) => {
                 let found = addresses.segment(iova, length).ok()?;
-                Some(Translation { address: found.address, length: found.length, access: Access::READ_WRITE })
+                // The kernel does not tell, but it was mapped there by the engine's area.
+                let access = self.context.engine().access_at(self.id, iova)?;
+                Some(Translation { address: found.address, length: found.length, access })
             }
         }
     }
@@ -385,7 +387,7 @@ impl Ioas {
     #[doc(alias = "IOMMU_IOAS_NOIOMMU_GET_PA")]
     /// The physical address of an IOVA and the contiguous bytes from there on in its mapping, at most `length`; `None`
     /// where nothing is mapped, and before memory is pinned (see [`Ioas`]). Takes no lock; where the kernel's own no-IOMMU mode
-    /// serves, it is a system call.
+    /// serves, it is a system call, and takes the engine's.
     ///
     /// The address is good as long as the mapping there is: drivers ask their [`Mapping`] instead, which cannot go stale.
     #[must_use]

@@ -1,9 +1,10 @@
 //! Memory that was given up: kept while a device could still reach it, and watched where that was asked for.
 
+use noiommu_core::IovaRange;
+
 use super::mapping::Owned;
 use super::watch::{LateWrite, Occasion, Watch};
 use crate::sim::Creator;
-use noiommu_core::IovaRange;
 
 /// A mapping that was given up, mapped and pinned still.
 pub(super) struct Given {

@@ -40,7 +40,7 @@ pub(crate) fn run() -> Result<()> {
     check(&mut witness, &early, 0, SIZE)?;
     relay(&edus, &early, &late, &mut witness)?;
     for constant in [early_constant, map_read_only(&ioas, &mut witness)?] {
-        read_only(&edus, &constant, &late, &mut witness)?;
+        read_only(&ioas, &edus, &constant, &late, &mut witness)?;
         constant.forget();
     }
 
@@ -106,8 +106,16 @@ fn relay(edus: &[Edu], from: &Mapping, to: &Mapping, witness: &mut Witness) -> R
 }
 
 /// Every device loads from memory that it may only read. A store to it is stopped by an IOMMU, and by nothing else.
-fn read_only(edus: &[Edu], constant: &Mapping, other: &Mapping, witness: &mut Witness) -> Result<()> {
+fn read_only(
+    ioas: &Ioas,
+    edus: &[Edu],
+    constant: &Mapping,
+    other: &Mapping,
+    witness: &mut Witness,
+) -> Result<()> {
     let (at, length) = (0x1f80, 0x101);
+    let access = ioas.lookup(constant.iova(), 1).context("nobody tells its address")?.access;
+    ensure!(access.read && !access.write, "mapped for {access:?}");
     for edu in edus {
         let (there, here) = (constant.for_device(edu.device())?, other.for_device(edu.device())?);
         edu.load(&there, at, length)?;

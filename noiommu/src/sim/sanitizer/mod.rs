@@ -18,6 +18,7 @@ use self::stand_in::StandIn;
 use super::Direction;
 use super::memory::{Who, by_pages, read_page, write_page};
 use crate::memory::SimulatedMemory;
+use crate::process;
 
 /// Reports that are kept; further ones are counted.
 const KEPT: usize = 1000;
@@ -69,6 +70,8 @@ pub struct Sanitizer {
     state: Mutex<State>,
     /// There are reports, and the mode is to fail by them.
     failed: AtomicBool,
+    /// The process whose devices these are.
+    process: u32,
 }
 
 /// Locked while a device is on the bus, so that nothing it has been allowed is unmapped under it.
@@ -84,7 +87,7 @@ struct State {
 
 impl Sanitizer {
     pub(crate) fn new(memory: Arc<SimulatedMemory>) -> Self {
-        Self { memory, state: Mutex::default(), failed: AtomicBool::new(false) }
+        Self { memory, state: Mutex::default(), failed: AtomicBool::new(false), process: process::id() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,7 +124,8 @@ impl Sanitizer {
 
     /// Fails the test by what has been reported. Not called with a lock held, nor where a panic would leave work undone.
     pub(crate) fn raise(&self) {
-        if !self.failed.load(Ordering::Acquire) || thread::panicking() {
+        // A forked child's copy is the parent's to tell.
+        if !self.failed.load(Ordering::Acquire) || thread::panicking() || process::id() != self.process {
             return;
         }
         let state = self.state();
