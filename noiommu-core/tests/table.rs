@@ -183,7 +183,10 @@ fn an_area_is_cut_at_any_leaf() {
         let first = table.lookup(Iova(base)).unwrap().length;
         writer.end_area(Iova(base + first - 1)).unwrap();
         assert_eq!(table.run(Iova(base), u64::MAX).unwrap().length, first, "{base:#x}");
-        assert_eq!(writer.end_area(Iova(base + first)).is_err(), table.lookup(Iova(base + first)).unwrap().length > 1);
+        assert_eq!(
+            writer.end_area(Iova(base + first)).is_err(),
+            table.lookup(Iova(base + first)).unwrap().length > 1
+        );
         assert_eq!(writer.end_area(Iova(base.wrapping_sub(1))), Err(Errno::ENOENT));
     }
 }
