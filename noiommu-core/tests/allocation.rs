@@ -6,9 +6,12 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use noiommu_core::ioctl::Process;
 use noiommu_core::platform::Caller;
 use noiommu_core::table::format::Access;
-use noiommu_core::{Context, CopyRequest, Errno, Iova, IovaRange, MapRequest, ObjectId, Place};
+use noiommu_core::{
+    Context, CopyRequest, Errno, Iova, IovaRange, MapRequest, ObjectId, ObjectKind, Place, UserMemory,
+};
 use support::Fake;
 
 thread_local! {
@@ -192,4 +195,131 @@ fn every_allocation_fails_in_turn() {
     }
     assert_eq!(LIVE.with(Cell::get), outset, "leaked");
     assert!(failures > if cfg!(miri) { 12 } else { 20 }, "only {failures} allocations were made to fail");
+}
+
+/// A caller whose memory is its argument, at address 0x1000; it allocates nothing.
+struct Somebody(std::cell::RefCell<[u8; 64]>);
+
+impl UserMemory for Somebody {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let at = address.checked_sub(0x1000).ok_or(Errno::EFAULT)? as usize;
+        let memory = self.0.borrow();
+        into.copy_from_slice(memory.get(at..at + into.len()).ok_or(Errno::EFAULT)?);
+        Ok(())
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        let at = address.checked_sub(0x1000).ok_or(Errno::EFAULT)? as usize;
+        let mut memory = self.0.borrow_mut();
+        memory.get_mut(at..at + from.len()).ok_or(Errno::EFAULT)?.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+impl Process<u64> for Somebody {
+    fn memory(&self) -> &dyn UserMemory {
+        self
+    }
+
+    fn caller(&self) -> Caller {
+        ROOT
+    }
+
+    fn user_backing(&self, address: u64) -> u64 {
+        address
+    }
+
+    fn file_backing(&self, _: i32, start: u64, _: u64) -> Result<u64, Errno> {
+        Ok(start | 1)
+    }
+
+    fn open_fault_queue(&self, queue: ObjectId) -> Result<i32, Errno> {
+        Ok(queue.0 as i32 + 100)
+    }
+
+    fn take_back(&self, _: i32) {}
+}
+
+/// The same through the ioctl face: what a call has begun it undoes, and its answer is in the caller's memory only if it is one.
+#[test]
+fn every_allocation_of_the_ioctls_fails_in_turn() {
+    use noiommu_uapi::iommufd::*;
+    use zerocopy::IntoBytes;
+    let outset = LIVE.with(Cell::get);
+    let mut failures = 0;
+    {
+        let somebody = Somebody(std::cell::RefCell::new([0; 64]));
+        let mut context = Context::new(Fake { allocate: Some(allocate), ..Fake::default() });
+        let device = context.bind().unwrap().0;
+        let (ioas, flags) = (2, IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE);
+        let fixed = flags | IOMMU_IOAS_MAP_FIXED_IOVA;
+        let map = IommuIoasMap { size: 40, flags, ioas_id: ioas, user_va: 0x5000, ..Default::default() };
+        let calls: [(u32, Vec<u8>); 9] = [
+            (IOMMU_IOAS_ALLOC, IommuIoasAlloc { size: 12, ..Default::default() }.as_bytes().to_vec()),
+            (IOMMU_IOAS_MAP, IommuIoasMap { length: 0x3000, ..map }.as_bytes().to_vec()),
+            (
+                IOMMU_HWPT_ALLOC,
+                IommuHwptAlloc { size: 48, dev_id: device, pt_id: ioas, ..Default::default() }
+                    .as_bytes()
+                    .to_vec(),
+            ),
+            (IOMMU_IOAS_MAP, IommuIoasMap { length: LONG << 12, ..map }.as_bytes().to_vec()),
+            (
+                IOMMU_IOAS_MAP,
+                IommuIoasMap { flags: fixed, length: 0x1000, iova: 1 << 50, ..map }.as_bytes().to_vec(),
+            ),
+            (IOMMU_IOAS_ALLOC, IommuIoasAlloc { size: 12, ..Default::default() }.as_bytes().to_vec()),
+            (
+                IOMMU_IOAS_MAP_FILE,
+                IommuIoasMapFile {
+                    size: 40,
+                    flags,
+                    ioas_id: ioas,
+                    fd: 3,
+                    length: 0x2000,
+                    ..Default::default()
+                }
+                .as_bytes()
+                .to_vec(),
+            ),
+            (
+                IOMMU_IOAS_COPY,
+                IommuIoasCopy {
+                    size: 40,
+                    flags,
+                    dst_ioas_id: ioas,
+                    src_ioas_id: ioas,
+                    length: 0x1000,
+                    src_iova: 1 << 50,
+                    ..Default::default()
+                }
+                .as_bytes()
+                .to_vec(),
+            ),
+            (IOMMU_FAULT_QUEUE_ALLOC, IommuFaultAlloc { size: 16, ..Default::default() }.as_bytes().to_vec()),
+        ];
+        for (at, (request, argument)) in calls.into_iter().enumerate() {
+            let there: Vec<ObjectId> =
+                (1..30).map(ObjectId).filter(|id| context.kind(*id) == Some(ObjectKind::Ioas)).collect();
+            let before =
+                (state(&context, &there), (1..30).map(|id| context.kind(ObjectId(id))).collect::<Vec<_>>());
+            for failing in 0.. {
+                let mut memory = [0; 64];
+                memory[..argument.len()].copy_from_slice(&argument);
+                somebody.0.replace(memory);
+                let (answer, reached) = with_failure(failing, || context.ioctl(&somebody, request, 0x1000));
+                if answer.is_ok() {
+                    break;
+                }
+                assert!(reached, "call {at}: {answer:?}");
+                failures += 1;
+                assert_eq!(answer, Err(Errno::ENOMEM), "call {at}, allocation {failing}");
+                assert_eq!(*somebody.0.borrow(), memory, "call {at} has answered");
+                let kinds = (1..30).map(|id| context.kind(ObjectId(id))).collect::<Vec<_>>();
+                assert_eq!((state(&context, &there), kinds), before, "call {at}, allocation {failing}");
+            }
+        }
+    }
+    assert_eq!(LIVE.with(Cell::get), outset, "leaked");
+    assert!(failures > 12, "only {failures} allocations were made to fail");
 }

@@ -103,7 +103,7 @@ pub(super) struct Machine(Rc<State>);
 impl Machine {
     pub(super) fn new(hostile: Hostile) -> Self {
         let mut resources = [Resource::default(); 7];
-        let size = |log: u8| if log % 20 == 0 { 0 } else { 1 << (2 + log % 20) };
+        let size = |log: u8| if log.is_multiple_of(20) { 0 } else { 1 << (2 + log % 20) };
         resources[0] = Resource {
             start: 0xfe00_0000,
             size: size(hostile.bars[0]),
