@@ -158,6 +158,10 @@ fn rows_of_control(kills: u32) -> Vec<&'static Row> {
 /// The guard of a driver without one.
 const WAIVED: &str = "waived";
 
+/// So many kills without a guardian corrupt memory for sure: edu, which writes once and 100 ms after it was told to, may have been done
+/// before its driver was dead, on a busy machine.
+const ENOUGH: u32 = 3;
+
 /// What a guardian says of a device that it has made quiet; of another one it says the contrary.
 const QUIET: &str = "made quiet";
 
@@ -358,7 +362,7 @@ fn judge_waived(plan: &Plan<'_>, kills: &[Value]) -> Vec<String> {
             kills.len()
         ));
     }
-    for (row, _) in plan.iter().filter(|(row, _)| row.must_corrupt()) {
+    for (row, _) in plan.iter().filter(|(row, kills)| row.must_corrupt() && *kills >= ENOUGH) {
         if of_row(row, WAIVED, kills).all(|kill| foreign(kill) == 0) {
             faults.push(format!("{}: no kill corrupted memory without a guardian", name(row)));
         }
