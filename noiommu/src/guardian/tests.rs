@@ -521,3 +521,68 @@ fn the_service_takes_any_bytes() {
     }
     assert!(rescued > 1000);
 }
+
+/// From here on this process makes no other that shares its descriptors.
+fn refuse_guardians() {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let (load, equal, bits, answer) = (0x20, 0x15, 0x45, 0x06);
+    // The number of the call is at 0, the lower half of its first argument at 16 (*linux/seccomp.h*, little-endian).
+    let mut program = [
+        step(load, 0, 0, 0),
+        step(equal, 0, 4, libc::SYS_clone as u32),
+        step(load, 0, 0, 16),
+        step(bits, 2, 0, libc::CLONE_VM as u32),
+        step(bits, 0, 1, libc::CLONE_FILES as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the filter is here for both calls, and refuses nothing but what the test is about.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
+    }
+}
+
+/// What a process finds that cannot have a guardian; nothing, where it is run as a test.
+#[test]
+fn refused() {
+    let Some(root) =
+        std::env::var_os(DEVICE).filter(|_| std::env::var(END).is_ok_and(|end| end == "refused"))
+    else {
+        return;
+    };
+    refuse_guardians();
+    let context = Context::simulated();
+    let ioas = context.ioas().unwrap();
+    let open = || {
+        let backend = SysfsDevice::claim(Path::new(&root), NAME)?;
+        Device::new(ioas.inner().context(), Box::new(backend))
+    };
+    let error = open().unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::NoGuardian, Errno::EPERM), "{error}");
+    assert!(error.remedy().unwrap().contains("waive_guardian"));
+    assert_eq!(status(), Status::None);
+    context.waive_guardian();
+    let device = open().unwrap();
+    device.attach(&ioas).unwrap();
+    // SAFETY: there is no device.
+    unsafe { device.enable_bus_master() }.unwrap();
+    println!("\nwaived");
+}
+
+#[test]
+fn without_a_guardian_a_device_wants_a_waiver() {
+    let tree = Tree::new("refused", false);
+    let output =
+        again("refused").env(DEVICE, &tree.0).env(END, "refused").env(VARIABLE, "own").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("waived"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!tree.masters_the_bus(), "dropped in the end");
+    let claim = fs::read_to_string(tree.file("driver_override")).unwrap();
+    assert!(!claim.starts_with("noiommu"), "given back: {claim}");
+}
