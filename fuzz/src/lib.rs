@@ -20,6 +20,7 @@ mod op;
 pub mod pci;
 pub mod serve;
 pub mod space;
+mod steps;
 pub mod table;
 mod world;
 

@@ -6,6 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use noiommu_core::{AllowedRanges, Area, Errno, Fit, Iova, IovaRange, IovaSpace, Placement, automatic_iova};
 use rangemap::RangeInclusiveMap;
 
+use crate::steps;
+
 /// The most steps of one sequence.
 const MOST: usize = 400;
 
@@ -138,18 +140,7 @@ impl<const N: usize> Both<N> {
     }
 
     fn run(mut self, bytes: &[u8], tell: bool) -> usize {
-        let mut u = Unstructured::new(bytes);
-        let mut number = 0;
-        while number < MOST
-            && !u.is_empty()
-            && let Ok(step) = Step::arbitrary(&mut u)
-        {
-            if tell {
-                println!("  {number}: {step:x?}");
-            }
-            self.step(&step);
-            number += 1;
-        }
+        let number = steps::each(Unstructured::new(bytes), tell, MOST, |step| self.step(step));
         self.compare();
         // Taken out one by one, it is empty.
         let firsts: Vec<u64> = self.oracle.iter().map(|(range, _)| *range.start()).collect();

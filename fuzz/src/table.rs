@@ -13,6 +13,7 @@ use noiommu_core::table::format::{self, Access};
 use noiommu_core::table::{Table, TableWriter};
 use noiommu_core::{Errno, Iova, IovaRange, PhysAddr};
 
+use crate::steps;
 use crate::world::Frames;
 
 /// The most steps of one sequence.
@@ -197,19 +198,10 @@ pub fn run(bytes: &[u8], tell: bool) -> usize {
     let table = Rc::new(Table::new(Frames::limited(left.clone())));
     let writer = TableWriter::new(table.clone()).expect("it is the first");
     let mut both = Both { table, writer, model: Model::default(), left };
-    let mut u = Unstructured::new(bytes);
-    let mut number = 0;
-    while number < MOST
-        && !u.is_empty()
-        && let Ok(step) = Step::arbitrary(&mut u)
-    {
-        if tell {
-            println!("  {number}: {step:x?}");
-        }
-        both.step(&step);
-        both.compare(&step);
-        number += 1;
-    }
+    let number = steps::each(Unstructured::new(bytes), tell, MOST, |step| {
+        both.step(step);
+        both.compare(step);
+    });
     both.writer.unmap(IovaRange::ALL).expect("it cuts nothing");
     assert_eq!((both.table.top_level(), both.writer.frames_in_use()), (None, 0), "not empty");
     number

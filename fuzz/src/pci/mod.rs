@@ -14,6 +14,7 @@ use noiommu_core::vfio::pci::{PciDevice, Surroundings};
 use noiommu_uapi::vfio::device::VFIO_DEVICE_GET_INFO;
 
 use self::device::{ARGUMENT, Alone, Exported, Hostile, Machine, User};
+use crate::steps;
 
 /// The most steps of one sequence.
 const MOST: usize = 64;
@@ -115,18 +116,10 @@ pub fn run(bytes: &[u8], tell: bool) -> usize {
         return 0;
     };
     machine.rested("open");
-    let mut number = 0;
-    while number < MOST
-        && !u.is_empty()
-        && let Ok(step) = Step::arbitrary(&mut u)
-    {
-        if tell {
-            println!("  {number}: {step:x?}");
-        }
-        go(&mut device, &machine, &step);
+    let number = steps::each(u, tell, MOST, |step| {
+        go(&mut device, &machine, step);
         machine.rested(&format!("{step:x?}"));
-        number += 1;
-    }
+    });
     device.close();
     machine.rested("close");
     machine.closed();

@@ -17,6 +17,7 @@ use zerocopy::IntoBytes;
 
 use self::call::Argument;
 use self::program::Program;
+use crate::steps;
 
 /// The most steps of one sequence.
 const MOST: usize = 96;
@@ -114,21 +115,12 @@ pub fn run(bytes: &[u8], tell: bool) -> usize {
     };
     let before = program::descriptors();
     let mut program = Program::new(Server::start(&settings).expect("simulated devices are always there"));
-    let mut u = Unstructured::new(bytes);
-    let mut number = 0;
-    while number < MOST
-        && !u.is_empty()
-        && let Ok(step) = Step::arbitrary(&mut u)
-    {
-        if tell {
-            println!("  {number}: {step:x?}");
-        }
-        let answer = go(&mut program, &step);
+    let number = steps::each(Unstructured::new(bytes), tell, MOST, |step| {
+        let answer = go(&mut program, step);
         if tell {
             println!("     {answer:?}");
         }
-        number += 1;
-    }
+    });
     program.close_all();
     everything_is_back(&mut program);
     drop(program);

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,6 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAd
 use zerocopy::FromBytes as _;
 
 use super::board::{Board, DIED, FREE, SLOTS, blank};
-use super::record::borrow;
 use super::service::{packets, receive};
 use super::wire::{MOST_FILES, Reply, Request, VERSION};
 use crate::{Error, ErrorKind, Result};
@@ -134,8 +133,9 @@ impl Client {
 
     fn exchange(&self, request: &Request, files: &[RawFd]) -> rustix::io::Result<Reply> {
         let bytes = request.encode();
-        // SAFETY: descriptors of devices that are open for as long as the board tells of them.
-        let files: Vec<_> = files.iter().take(MOST_FILES).map(|file| unsafe { borrow(*file) }).collect();
+        // SAFETY: not negative, as the record has them; descriptors of devices that are open for as long as the board tells of them.
+        let files: Vec<_> =
+            files.iter().take(MOST_FILES).map(|file| unsafe { BorrowedFd::borrow_raw(*file) }).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !files.is_empty() {

@@ -162,11 +162,9 @@ extern "C" fn run(start: *mut c_void) -> c_int {
     let (at, length) = board.range();
     // A session of its own: nothing that happens to the driver's terminal or process group reaches it.
     sys::set_apart(c"noiommu-guard");
+    // Where that cannot be it goes on with the driver's memory: more than it needs, but no less right.
     // SAFETY: a process of one thread, which uses its code, its stack and the board from here on.
-    if !unsafe { memory::give_up(&[stack, at..at + length]) } {
-        // It goes on with the driver's memory: more than it needs, but no less right.
-        board.apart.store(0, Ordering::Relaxed);
-    }
+    let _ = unsafe { memory::give_up(&[stack, at..at + length]) };
     let apart = cgroup::leave();
     board.apart.store(apart.into(), Ordering::Relaxed);
     let mut robust = Robust::new(&board.guardian);

@@ -4,7 +4,7 @@
 //! messages. It is not believed: whatever bytes are in it, reading them is safe, and what they ask for is done to the descriptors
 //! that the driver itself has.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::Duration;
 
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
@@ -228,15 +228,6 @@ impl Step {
         };
         step.is_sound().then_some(step)
     }
-}
-
-/// A descriptor of a record for as long as a call takes.
-///
-/// # Safety
-/// `file` is not negative, and nobody closes it meanwhile; that it is open is not asked for, the kernel tells.
-pub(super) unsafe fn borrow<'a>(file: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: passed on.
-    unsafe { BorrowedFd::borrow_raw(file) }
 }
 
 #[cfg(test)]
