@@ -148,6 +148,10 @@ pub(crate) fn source(choice: PinChoice, page_size: usize) -> Result<Box<dyn PinS
 }
 
 fn no_pin_source(io_uring: &Error, af_xdp: &Error) -> Error {
+    // A process that is out of descriptors lacks those, not a way to pin: the caller may close some and come again.
+    if matches!(io_uring.errno(), Errno::EMFILE | Errno::ENFILE) {
+        return io_uring.clone();
+    }
     Error::new(
         ErrorKind::NoPinSource,
         Errno::EOPNOTSUPP,

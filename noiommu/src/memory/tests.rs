@@ -336,3 +336,15 @@ fn more_than_a_gibibyte_goes_in_pieces() {
         assert_eq!(mapping.moved_pages().unwrap(), Some(0));
     });
 }
+
+/// Once an error of this class came out as "there is no way to pin", which a caller takes for a property of the machine.
+#[test]
+fn want_of_descriptors_is_no_want_of_a_pin_source() {
+    let refused = |errno| Error::new(ErrorKind::NoPinSource, errno, "refused").with_remedy("do something");
+    for short in [Errno::EMFILE, Errno::ENFILE] {
+        assert_eq!(no_pin_source(&refused(short), &refused(short)).errno(), short);
+        assert_eq!(no_pin_source(&refused(short), &refused(Errno::EPERM)).errno(), short);
+    }
+    let none = no_pin_source(&refused(Errno::EPERM), &refused(Errno::EPERM));
+    assert_eq!((none.kind(), none.errno()), (ErrorKind::NoPinSource, Errno::EOPNOTSUPP));
+}
