@@ -222,6 +222,19 @@ pub const fn decode(entry: u64, level: u32) -> Entry {
     })
 }
 
+/// The physical address of an IOVA by the entry of a table of level 0; `None`: it is no leaf. Without branches for the sizes that are
+/// coded in the address.
+#[must_use]
+#[inline]
+pub const fn address_in_lowest(entry: u64, iova: u64) -> Option<u64> {
+    let coded = (entry | 0xfff).trailing_ones().wrapping_add(1);
+    let next = entry & NEXT_LEVEL;
+    let size = if next == 0 { PAGE_SHIFT } else { coded };
+    let mask = (1u64 << (size & 63)).wrapping_sub(1);
+    let is_leaf = entry & PRESENT != 0 && (next == 0 || next == SIZE_IN_ADDRESS);
+    if is_leaf { Some(entry & ADDRESS & !mask | iova & mask) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,12 +14,15 @@
 //! The last leaf of an area carries [`format::AREA_END`], so that area borders count without a look at the areas.
 
 pub mod format;
+mod index;
 mod memory;
 mod writer;
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Errno, Iova, IovaRange, PhysAddr};
 use format::{Access, Entry, Leaf};
+pub use index::IndexWord;
+use index::Word;
 pub use memory::{Frame, TableMemory};
 pub use writer::TableWriter;
 
@@ -74,6 +77,43 @@ impl<M: TableMemory> Table<M> {
     #[must_use]
     pub fn memory(&self) -> &M {
         &self.memory
+    }
+
+    /// The physical address of `iova`; `None` when nothing is mapped there.
+    ///
+    /// One load of the [index](TableMemory::index) where a leaf of 2 MiB or more is mapped, two loads and a look at the epoch below
+    /// that, a walk where the index says nothing. No lock, no store.
+    #[must_use]
+    #[inline]
+    pub fn address(&self, iova: Iova) -> Option<PhysAddr> {
+        let word = Word::of(&self.memory, iova.0);
+        match word.address(iova.0) {
+            Some(address) => Some(PhysAddr(address)),
+            None => self.address_below(iova.0),
+        }
+    }
+
+    /// The same where no leaf covers the whole slot of the index.
+    #[inline]
+    fn address_below(&self, iova: u64) -> Option<PhysAddr> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        // Loaded anew, after the epoch: what it leads to is of that epoch then, or the epoch changes.
+        let table = Word::of(&self.memory, iova).table();
+        let slot = format::slot_of(iova, 0);
+        let slot = table.and_then(|frame| self.memory.frame(frame)).and_then(|frame| frame.slots.get(slot));
+        if let Some(slot) = slot
+            && let Some(address) = format::address_in_lowest(slot.load(Ordering::Acquire), iova)
+            && self.epoch.load(Ordering::Acquire) == epoch
+        {
+            return Some(PhysAddr(address));
+        }
+        self.address_by_walk(iova)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn address_by_walk(&self, iova: u64) -> Option<PhysAddr> {
+        self.lookup(Iova(iova)).map(|found| found.address)
     }
 
     /// The physical address of `iova` and the bytes up to the end of its leaf; `None` when nothing is mapped there.
