@@ -340,23 +340,28 @@ impl<P: Platform> Ioas<P> {
         let in_one_piece = range.last() == IovaRange::ALL.last() && !*small_pages;
         let mut first = None;
         let mut done = 0u64;
-        let mut enter = |offset: u64, run: PhysRun| {
+        let mut enter = |offset: u64, runs: &[PhysRun]| {
             if !area.access.read && !area.access.write {
                 return Err(Errno::EINVAL);
             }
-            let expected = first.get_or_insert(run.address).checked_add(offset);
-            if in_one_piece && expected != Some(run.address) {
-                return Err(Errno::EINVAL);
-            }
-            let piece = if *small_pages { GRANULE } else { run.length };
-            let mut entered = 0;
-            while entered < run.length {
-                let address = run.address.checked_add(entered).ok_or(Errno::EIO)?;
-                let iova = Iova(range.first().0.wrapping_add(offset).wrapping_add(entered));
-                let after = offset.wrapping_add(entered).wrapping_add(piece);
-                writer.map(iova, address, piece, area.access, after == area.slice.length)?;
-                entered = entered.wrapping_add(piece);
-                done = after;
+            // Offsets stay below the area's length, which the store has checked.
+            let mut at = offset;
+            for run in runs {
+                let expected = first.get_or_insert(run.address).checked_add(at);
+                if in_one_piece && expected != Some(run.address) {
+                    return Err(Errno::EINVAL);
+                }
+                let piece = if *small_pages { GRANULE } else { run.length };
+                let mut entered = 0;
+                while entered < run.length {
+                    let address = run.address.checked_add(entered).ok_or(Errno::EIO)?;
+                    let iova = Iova(range.first().0.wrapping_add(at).wrapping_add(entered));
+                    let after = at.wrapping_add(entered).wrapping_add(piece);
+                    writer.map(iova, address, piece, area.access, after == area.slice.length)?;
+                    entered = entered.wrapping_add(piece);
+                    done = after;
+                }
+                at = at.wrapping_add(run.length);
             }
             Ok(())
         };

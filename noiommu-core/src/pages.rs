@@ -171,15 +171,15 @@ impl<P: Platform> Store<P> {
         self.areas.get(number).copied()
     }
 
-    /// Pins what of an area's memory is not pinned yet, and hands the physical runs to `sink`, in order, with their offsets
-    /// in the area, together exactly its length.
+    /// Pins what of an area's memory is not pinned yet, and hands the physical runs to `sink`, in order, several at a time with
+    /// the offset in the area of the first of them, together exactly its length.
     ///
     /// After an error the caller takes what `sink` got out of its table, then calls [`Store::let_go`].
     pub(crate) fn fill(
         &mut self,
         platform: &P,
         number: u32,
-        sink: &mut dyn FnMut(u64, PhysRun) -> Result<(), Errno>,
+        sink: &mut dyn FnMut(u64, &[PhysRun]) -> Result<(), Errno>,
     ) -> Result<(), P::Error> {
         let area = self.area(number).ok_or(Errno::EIO)?;
         let slice = area.slice;
@@ -190,11 +190,12 @@ impl<P: Platform> Store<P> {
             let offset = at.wrapping_sub(slice.start);
             let (covered, until) = self.covered(slice, at);
             let length = until.wrapping_sub(at);
-            let mut counting = |run: PhysRun| {
+            let mut counting = |runs: &[PhysRun]| {
                 // A source that names more memory than it was asked for is broken.
-                let after =
-                    given.checked_add(run.length).filter(|&after| after <= length).ok_or(Errno::EIO)?;
-                sink(offset.wrapping_add(given), run)?;
+                let more = runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.length));
+                let after = more.and_then(|more| given.checked_add(more)).filter(|&after| after <= length);
+                let after = after.ok_or(Errno::EIO)?;
+                sink(offset.wrapping_add(given), runs)?;
                 given = after;
                 Ok(())
             };
@@ -316,13 +317,13 @@ impl<P: Platform> Store<P> {
         area: Area,
         at: u64,
         until: u64,
-        sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>,
+        sink: &mut dyn FnMut(&[PhysRun]) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let table = self.tables.get(area.table).and_then(Option::as_ref).ok_or(Errno::EIO)?;
         let first = Iova(area.first.0.wrapping_add(at.wrapping_sub(area.slice.start)));
         for segment in table.segments(IovaRange::with_length(first, until.wrapping_sub(at))?) {
             let segment = segment?;
-            sink(PhysRun { address: PhysAddr(segment.address.0), length: segment.length })?;
+            sink(&[PhysRun { address: PhysAddr(segment.address.0), length: segment.length }])?;
         }
         Ok(())
     }

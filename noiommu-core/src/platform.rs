@@ -31,12 +31,12 @@ pub trait Pins {
     /// What can go wrong in learning the addresses.
     type Error: From<Errno>;
 
-    /// Hands the memory's physical runs to `sink`, in order, together exactly the length that was pinned. Called once,
-    /// while the pins are held; an error of `sink` ends it and is passed on.
+    /// Hands the memory's physical runs to `sink`, in order, as many at a time as are at hand, together exactly the length that
+    /// was pinned. Called once, while the pins are held; an error of `sink` ends it and is passed on.
     ///
     /// # Errors
     /// Those of `sink`, and those of whoever knows the addresses.
-    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>) -> Result<(), Self::Error>;
+    fn runs(&self, sink: &mut dyn FnMut(&[PhysRun]) -> Result<(), Errno>) -> Result<(), Self::Error>;
 }
 
 /// What the engine runs on: memory that can be pinned, and memory for its tables.

@@ -7,6 +7,7 @@ mod io_uring;
 mod maps;
 mod pagemap;
 mod pin;
+mod scan;
 mod simulated;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,7 @@ use rustix::thread::CapabilitySet;
 pub use self::host::kernel_release;
 pub(crate) use self::host::{check_encryption, check_frames, check_release};
 pub(crate) use self::maps::{huge_bytes, read as read_maps};
+use self::pagemap::Pieces;
 pub(crate) use self::pagemap::{HUGE, Pagemap};
 pub use self::pin::PinKind;
 pub(crate) use self::pin::PinSource;
@@ -137,8 +139,9 @@ impl Memory {
             Source::Real { pins, pagemap } => {
                 // Where there was one that would keep the memory, there must be one.
                 guardian::check()?;
-                let pin = pins.pin(&pagemap.pieces(address, length)?)?;
-                Held::Real { pagemap: pagemap.clone(), address, length, _pin: pin }
+                let pieces = pagemap.pieces(address, length)?;
+                let pin = pins.pin(&pieces)?;
+                Held::Real { pagemap: pagemap.clone(), pieces, _pin: pin }
             }
         };
         Ok(HostPins { held, view })
@@ -228,7 +231,7 @@ pub(crate) struct HostPins {
 }
 
 enum Held {
-    Real { pagemap: Arc<Pagemap>, address: usize, length: usize, _pin: Box<dyn Send + Sync> },
+    Real { pagemap: Arc<Pagemap>, pieces: Pieces, _pin: Box<dyn Send + Sync> },
     Simulated(simulated::SimulatedPins),
     Told(Vec<(PhysAddr, u64)>),
 }
@@ -238,21 +241,27 @@ impl Pins for HostPins {
 
     fn runs(
         &self,
-        sink: &mut dyn FnMut(PhysRun) -> std::result::Result<(), Errno>,
+        sink: &mut dyn FnMut(&[PhysRun]) -> std::result::Result<(), Errno>,
     ) -> std::result::Result<(), Error> {
-        let mut each = |address: PhysAddr, length: u64| Ok(sink(PhysRun { address, length })?);
         match &self.held {
-            Held::Real { pagemap, address, length, .. } => {
-                let file_or_shared = pagemap.runs(*address, *length, &mut each)?;
+            Held::Real { pagemap, pieces, .. } => {
+                let file_or_shared = pagemap.runs(pieces, &mut |runs| Ok(sink(runs)?))?;
                 // Only memory of files can be DAX, and a look at the list of mappings is slow; a view is of shared memory,
                 // as has been seen when it was made.
-                if file_or_shared && self.view.is_none() && maps::has_dax(*address, *length)? {
-                    return Err(dax());
+                if file_or_shared && self.view.is_none() {
+                    for piece in pieces.iter() {
+                        if maps::has_dax(piece.address, piece.length)? {
+                            return Err(dax());
+                        }
+                    }
                 }
                 Ok(())
             }
-            Held::Simulated(pins) => pins.runs(&mut each),
-            Held::Told(runs) => runs.iter().try_for_each(|&(address, length)| each(address, length)),
+            Held::Simulated(pins) => Ok(sink(&pins.runs())?),
+            Held::Told(runs) => {
+                let runs = runs.iter().map(|&(address, length)| PhysRun { address, length });
+                Ok(sink(&runs.collect::<Vec<_>>())?)
+            }
         }
     }
 }

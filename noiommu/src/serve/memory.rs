@@ -200,10 +200,10 @@ pub(super) enum ServedPins {
 impl Pins for ServedPins {
     type Error = Error;
 
-    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> std::result::Result<(), Errno>) -> Result<()> {
+    fn runs(&self, sink: &mut dyn FnMut(&[PhysRun]) -> std::result::Result<(), Errno>) -> Result<()> {
         match self {
             Self::Memory { pins, .. } => pins.runs(sink),
-            Self::Bar(runs) => Ok(runs.iter().try_for_each(|run| sink(*run))?),
+            Self::Bar(runs) => Ok(sink(runs)?),
         }
     }
 }
