@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::kernel_calls;
 use crate::row::{Row, Subject};
+use crate::{areas, kernel_calls, table_memory};
 
 /// How to measure.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ pub struct Group {
 }
 
 /// The groups, in the order in which they run.
-pub const GROUPS: &[Group] = &[kernel_calls::MAP];
+pub const GROUPS: &[Group] = &[kernel_calls::MAP, kernel_calls::FIRST, areas::AREAS, table_memory::MEMORY];
 
 /// How far a run is.
 #[derive(Clone, Debug)]

@@ -31,29 +31,29 @@ impl Bare {
         Ok(Self { ring, pagemap, entries: vec![0; BATCH * 8] })
     }
 
-    /// Pins memory in slot 0.
+    /// Pins memory in a slot.
     #[inline]
-    pub(crate) fn pin(&self, memory: &Memory) -> Result<()> {
-        self.update(memory.address(), memory.len())
+    pub(crate) fn pin(&self, slot: u32, address: usize, length: usize) -> Result<()> {
+        self.update(slot, address, length)
     }
 
     /// Lets go of it.
     #[inline]
-    pub(crate) fn unpin(&self) -> Result<()> {
-        self.update(0, 0)
+    pub(crate) fn unpin(&self, slot: u32) -> Result<()> {
+        self.update(slot, 0, 0)
     }
 
-    fn update(&self, address: usize, length: usize) -> Result<()> {
+    fn update(&self, slot: u32, address: usize, length: usize) -> Result<()> {
         let buffer = libc::iovec { iov_base: address as *mut _, iov_len: length };
         // SAFETY: registering reads nothing of the buffer, and no operation is submitted on this ring.
-        let done = unsafe { self.ring.submitter().register_buffers_update(0, &[buffer], None)? };
+        let done = unsafe { self.ring.submitter().register_buffers_update(slot, &[buffer], None)? };
         black_box(done);
         Ok(())
     }
 
     /// Reads the entry of every page.
-    pub(crate) fn read_entries(&mut self, memory: &Memory) -> Result<()> {
-        let (first, pages) = (memory.address() / PAGE, memory.len().div_ceil(PAGE));
+    pub(crate) fn read_entries(&mut self, address: usize, length: usize) -> Result<()> {
+        let (first, pages) = (address / PAGE, length.div_ceil(PAGE));
         for page in (0..pages).step_by(BATCH) {
             let bytes = &mut self.entries[..(pages - page).min(BATCH) * 8];
             self.pagemap.read_exact_at(bytes, (first + page) as u64 * 8)?;

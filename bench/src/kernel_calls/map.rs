@@ -100,15 +100,15 @@ fn measure(case: &Case, settings: &Settings) -> Result<[Row; 2], String> {
     let mut engine = || engine(&ioas, &memory);
     let mut floor = || {
         let begin = Instant::now();
-        bare.pin(&memory)?;
+        bare.pin(0, memory.address(), memory.len())?;
         if huge {
             bare.read_huge_entries(&memory)?
         } else {
-            bare.read_entries(&memory)?
+            bare.read_entries(memory.address(), memory.len())?
         }
         let mapped = begin.elapsed();
         let begin = Instant::now();
-        bare.unpin()?;
+        bare.unpin(0)?;
         Ok([mapped.as_nanos() as f64, begin.elapsed().as_nanos() as f64])
     };
     let rounds = settings.choose(30, 100);

@@ -1,8 +1,10 @@
 //! Mapping and unmapping, beside the kernel calls that they cannot do without.
 
 mod bare;
+pub mod first;
 mod map;
 mod memory;
+mod one;
 
 use crate::suite::Group;
 
@@ -10,6 +12,17 @@ use crate::suite::Group;
 pub(crate) const MAP: Group = Group {
     name: "map",
     what: "Mapping memory, beside the same kernel calls made bare",
-    subjects: map::subjects,
-    run: map::run,
+    subjects: || map::subjects().into_iter().chain(one::subjects()).collect(),
+    run: |settings, sink| {
+        map::run(settings, sink);
+        one::run(settings, sink);
+    },
+};
+
+/// From nothing to an address.
+pub(crate) const FIRST: Group = Group {
+    name: "first",
+    what: "The first address of a process",
+    subjects: || vec![first::FIRST_ADDRESS],
+    run: first::run,
 };
