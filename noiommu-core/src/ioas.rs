@@ -19,6 +19,11 @@ pub enum Place {
     Automatic,
 }
 
+/// Where the areas go on behind one in `range`; nowhere at the end of the range.
+fn behind(area: IovaRange, range: IovaRange) -> Option<Iova> {
+    area.last().checked_add(1).filter(|next| *next <= range.last())
+}
+
 /// An I/O address space. Its areas live in the context's [`Store`], under the numbers that are the values of `space`.
 pub(crate) struct Ioas<P: Platform> {
     space: IovaSpace<u32>,
@@ -186,7 +191,7 @@ impl<P: Platform> Ioas<P> {
             self.remove(store, area.range, area.value);
             // Areas that fill the space add up to 2^64 bytes, which the uAPI answers as 0.
             bytes = bytes.wrapping_add(area.range.length().unwrap_or(0));
-            from = area.range.last().checked_add(1);
+            from = behind(area.range, range);
         }
         (bytes, Ok(()))
     }
@@ -295,7 +300,7 @@ impl<P: Platform> Ioas<P> {
                 self.empty_range(store, range);
                 return Err(error);
             }
-            from = area.range.last().checked_add(1);
+            from = behind(area.range, range);
         }
         Ok(())
     }
@@ -308,7 +313,7 @@ impl<P: Platform> Ioas<P> {
                 break;
             }
             self.empty(store, area.range, area.value);
-            from = area.range.last().checked_add(1);
+            from = behind(area.range, range);
         }
     }
 

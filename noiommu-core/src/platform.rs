@@ -82,8 +82,8 @@ pub trait Platform {
         caller: Caller,
     ) -> Result<Self::Pins, Self::Error>;
 
-    /// The largest alignment that automatic placement goes for: the size of a transparent huge page, or of a page where
-    /// there are none. A power of two.
+    /// The largest alignment that automatic placement goes for, a power of two. In Linux it is the size of a transparent huge page,
+    /// or of a page where there are none.
     fn huge_page(&self) -> u64 {
         1 << 21
     }

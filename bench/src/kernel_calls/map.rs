@@ -75,7 +75,7 @@ pub(super) fn subjects() -> Vec<Subject> {
 
 pub(super) fn run(settings: &Settings, sink: &mut dyn FnMut(Row)) {
     for case in CASES {
-        if !settings.wants(&case.map.name) {
+        if ![&case.map, &case.unmap].iter().any(|subject| settings.wants(&subject.name)) {
             continue;
         }
         match measure(&case, settings) {

@@ -122,7 +122,18 @@ struct Slot {
 struct Held {
     rings: Arc<Mutex<Rings>>,
     process: u32,
-    slots: Vec<Slot>,
+    /// Most mappings have but one, and need no room elsewhere for it.
+    first: Option<Slot>,
+    others: Vec<Slot>,
+}
+
+impl Held {
+    fn push(&mut self, slot: Slot) {
+        match self.first {
+            None => self.first = Some(slot),
+            Some(_) => self.others.push(slot),
+        }
+    }
 }
 
 impl Drop for Held {
@@ -132,7 +143,7 @@ impl Drop for Held {
             return;
         }
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        for Slot { huge, ring, slot } in self.slots.drain(..) {
+        for Slot { huge, ring, slot } in self.first.take().into_iter().chain(self.others.drain(..)) {
             if let Some(ring) = rings.of(huge).get_mut(ring) {
                 // A slot that cannot be cleared keeps its pages pinned and is not used again: a leak, but no lie.
                 match ring.set(slot, 0, 0) {
@@ -179,13 +190,14 @@ impl PinSource for IoUringPins {
 
     fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>> {
         // Dropped on every early return, which lets go of what is pinned so far; the lock is not held then.
-        let mut held = Held { rings: self.rings.clone(), process: self.process, slots: Vec::new() };
+        let mut held =
+            Held { rings: self.rings.clone(), process: self.process, first: None, others: Vec::new() };
         for piece in pieces {
             let mut done = 0;
             while done < piece.length {
                 let length = (piece.length - done).min(LONGEST_BUFFER);
                 let part = Piece { address: piece.address + done, length, huge: piece.huge };
-                held.slots.push(pin_part(&self.rings, part)?);
+                held.push(pin_part(&self.rings, part)?);
                 done += length;
             }
         }

@@ -46,8 +46,8 @@ pub(crate) enum Backing {
 /// What the engine runs on in this process.
 pub(crate) struct Memory {
     source: Source,
-    /// See [`Platform::huge_page`].
-    huge_page: u64,
+    /// The size of a transparent huge page, or of a page where there are none.
+    transparent: u64,
 }
 
 enum Source {
@@ -87,23 +87,28 @@ impl Memory {
         let pins = source(choice, pagemap.page_size())?;
         tracing::debug!(pin = pins.kind().name(), "memory is pinned for real");
         let thp = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
-        let huge_page = if thp { HUGE as u64 } else { 4096 };
-        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) }, huge_page })
+        let transparent = if thp { HUGE as u64 } else { 4096 };
+        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) }, transparent })
     }
 
     /// Made-up physical memory; only simulated devices can use it.
     pub(crate) fn simulated() -> Self {
-        Self { source: Source::Simulated(Arc::default()), huge_page: HUGE as u64 }
+        Self { source: Source::Simulated(Arc::default()), transparent: HUGE as u64 }
     }
 
     /// No memory at all: addresses are what `frames` says.
     pub(crate) fn told(frames: Arc<Frames>) -> Self {
-        Self { source: Source::Told(frames), huge_page: HUGE as u64 }
+        Self { source: Source::Told(frames), transparent: HUGE as u64 }
     }
 
     /// No memory that the engine could pin, and why.
     pub(crate) fn missing(why: Error) -> Self {
-        Self { source: Source::Missing(Box::new(why)), huge_page: HUGE as u64 }
+        Self { source: Source::Missing(Box::new(why)), transparent: HUGE as u64 }
+    }
+
+    /// What the kernel's own iommufd aligns IOVAs to at the most.
+    pub(crate) fn transparent(&self) -> u64 {
+        self.transparent
     }
 
     /// How the engine pins; the reason where it cannot.
@@ -183,6 +188,9 @@ fn dax() -> Error {
         .with_remedy("use anonymous memory, a memfd or hugetlb pages")
 }
 
+/// What IOVAs are aligned to at the most: 1 GiB, which one table of 2 MiB leaves maps.
+pub(crate) const LARGEST_ALIGNMENT: u64 = 1 << 30;
+
 impl Platform for Memory {
     type Error = Error;
     type Backing = Backing;
@@ -191,7 +199,7 @@ impl Platform for Memory {
     type Table = Arc<Table<Arena>>;
 
     fn huge_page(&self) -> u64 {
-        self.huge_page
+        LARGEST_ALIGNMENT
     }
 
     fn is_file(&self, backing: &Backing) -> bool {

@@ -111,6 +111,16 @@ impl Pagemap {
         pieces: &[Piece],
         sink: &mut dyn FnMut(&[PhysRun]) -> Result<()>,
     ) -> Result<bool> {
+        // One page is asked for so often that it is worth a way of its own.
+        if let &[Piece { address, length, .. }] = pieces
+            && address % self.page_size + length <= self.page_size
+        {
+            let entry = self.entry(address)?;
+            let Some(frame) = entry.frame(self.page_size) else { return Err(no_frame(entry, address)) };
+            let address = PhysAddr(frame.0 + (address % self.page_size) as u64);
+            sink(&[PhysRun { address, length: length as u64 }])?;
+            return Ok(entry.file_or_shared());
+        }
         let file = self.file()?;
         let pages = pieces.iter().map(|piece| piece.length).sum::<usize>().div_ceil(self.page_size) + 1;
         let mut runs = Runs::new(pages, sink);

@@ -150,7 +150,7 @@ impl Platform for ServedMemory {
     type Table = Arc<Table<Arena>>;
 
     fn huge_page(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.huge_page()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.transparent()
     }
 
     fn is_file(&self, backing: &ServedBacking) -> bool {
