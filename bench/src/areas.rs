@@ -38,14 +38,19 @@ pub(crate) const AREAS: Group = Group {
 };
 
 /// An IOAS with areas of a page each.
-struct Space {
+#[derive(Debug)]
+pub struct Space {
     ioas: Ioas,
     areas: Vec<Mapping>,
     random: Random,
 }
 
 impl Space {
-    fn new(areas: usize) -> noiommu::Result<Self> {
+    /// So many areas, one behind the other.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn new(areas: usize) -> noiommu::Result<Self> {
         // Nothing looks at the memory, so none is needed: pages have places, in no order.
         let context = Context::with_frames(|address, length| {
             let page = (address / PAGE) as u64;
@@ -56,29 +61,24 @@ impl Space {
         Ok(Self { ioas, areas, random: Random::new(1) })
     }
 
-    /// Nanoseconds of mapping one more and unmapping it.
-    fn one_more(&mut self) -> noiommu::Result<f64> {
-        let page = self.areas.len();
-        let mut done = Ok(());
-        let each = nanoseconds_each(COUNT, || {
-            done = (0..COUNT).try_for_each(|_| map(&self.ioas, page).map(drop));
-        });
-        done.map(|()| each)
+    /// Maps one more and unmaps it.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn one_more(&mut self) -> noiommu::Result<()> {
+        map(&self.ioas, self.areas.len()).map(drop)
     }
 
-    /// Nanoseconds of unmapping any and mapping it anew.
-    fn any(&mut self) -> noiommu::Result<f64> {
-        let mut done = Ok(());
-        let each = nanoseconds_each(COUNT, || {
-            done = (0..COUNT).try_for_each(|_| {
-                let page = self.random.below(self.areas.len() as u64) as usize;
-                // The last one takes its place, so one is unmapped before another is mapped.
-                drop(self.areas.swap_remove(page));
-                self.areas.push(map(&self.ioas, page)?);
-                Ok(())
-            });
-        });
-        done.map(|()| each)
+    /// Unmaps any one and maps it anew.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn any(&mut self) -> noiommu::Result<()> {
+        let page = self.random.below(self.areas.len() as u64) as usize;
+        // The last one takes its place, so one is unmapped before another is mapped.
+        drop(self.areas.swap_remove(page));
+        self.areas.push(map(&self.ioas, page)?);
+        Ok(())
     }
 }
 
@@ -99,10 +99,16 @@ fn run(settings: &Settings, sink: &mut dyn FnMut(Row)) {
 fn measure(settings: &Settings, sink: &mut dyn FnMut(Row)) -> noiommu::Result<()> {
     let (mut few, mut many) = (Space::new(FEW)?, Space::new(MANY)?);
     let rounds = settings.choose(20, 100);
-    type Work = fn(&mut Space) -> noiommu::Result<f64>;
+    type Work = fn(&mut Space) -> noiommu::Result<()>;
+    let each = |space: &mut Space, work: Work| {
+        let mut done = Ok(());
+        let each = nanoseconds_each(COUNT, || done = (0..COUNT).try_for_each(|_| work(space)));
+        done.map(|()| each)
+    };
     for (subject, work) in [(ONE_MORE, Space::one_more as Work), (ANY, Space::any)] {
         if settings.wants(&subject.name) {
-            let compared = try_compare(rounds, &mut [&mut || work(&mut many), &mut || work(&mut few)])?;
+            let compared =
+                try_compare(rounds, &mut [&mut || each(&mut many, work), &mut || each(&mut few, work)])?;
             let row = subject.ratio(compared.ratio(0, 1));
             sink(row.part("with 1,000,000", compared.median(0)).part("with 1,000", compared.median(1)));
         }

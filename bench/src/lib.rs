@@ -3,7 +3,7 @@
 //! [`measure`] compares things in turn and says how noisy that was, [`row`] is one figure with its mark, [`suite`] knows all
 //! figures, [`render`] shows them. Each group of figures is a module of its own.
 
-mod areas;
+pub mod areas;
 mod arena;
 pub mod kernel_calls;
 pub mod measure;

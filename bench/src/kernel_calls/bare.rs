@@ -16,7 +16,7 @@ const HUGE: usize = 2 << 20;
 const BATCH: usize = 8192;
 
 /// A ring whose slots pin, and the pagemap.
-pub(crate) struct Bare {
+pub struct Bare {
     ring: IoUring,
     pagemap: File,
     entries: Vec<u8>,
@@ -24,7 +24,10 @@ pub(crate) struct Bare {
 
 impl Bare {
     /// A ring of so many slots.
-    pub(crate) fn new(slots: u32) -> Result<Self> {
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn new(slots: u32) -> Result<Self> {
         let ring = IoUring::new(1)?;
         ring.submitter().register_buffers_sparse(slots)?;
         let pagemap = File::open("/proc/self/pagemap")?;
@@ -32,14 +35,20 @@ impl Bare {
     }
 
     /// Pins memory in a slot.
+    ///
+    /// # Errors
+    /// What the kernel answers.
     #[inline]
-    pub(crate) fn pin(&self, slot: u32, address: usize, length: usize) -> Result<()> {
+    pub fn pin(&self, slot: u32, address: usize, length: usize) -> Result<()> {
         self.update(slot, address, length)
     }
 
     /// Lets go of it.
+    ///
+    /// # Errors
+    /// What the kernel answers.
     #[inline]
-    pub(crate) fn unpin(&self, slot: u32) -> Result<()> {
+    pub fn unpin(&self, slot: u32) -> Result<()> {
         self.update(slot, 0, 0)
     }
 
@@ -52,7 +61,10 @@ impl Bare {
     }
 
     /// Reads the entry of every page.
-    pub(crate) fn read_entries(&mut self, address: usize, length: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn read_entries(&mut self, address: usize, length: usize) -> Result<()> {
         let (first, pages) = (address / PAGE, length.div_ceil(PAGE));
         for page in (0..pages).step_by(BATCH) {
             let bytes = &mut self.entries[..(pages - page).min(BATCH) * 8];
@@ -66,7 +78,7 @@ impl Bare {
     ///
     /// # Errors
     /// What the kernel answers; that not all of it is mapped so.
-    pub(crate) fn read_huge_entries(&mut self, memory: &Memory) -> Result<()> {
+    pub fn read_huge_entries(&mut self, memory: &Memory) -> Result<()> {
         let mut regions = [ScanRegion::default(); 1];
         let (start, end) = (memory.address() as u64, (memory.address() + memory.len()) as u64);
         let mut argument = ScanArgument {

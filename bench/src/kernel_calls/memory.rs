@@ -12,7 +12,7 @@ const HUGE: usize = 2 << 20;
 
 /// What memory is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Pages of 4 KiB, touched in order, so that many are neighbours in physical memory too.
     Fresh,
     /// Pages of 4 KiB, touched in random order, so that hardly any is.
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 
 /// Private memory of this process, touched.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub struct Memory {
     start: NonNull<u8>,
     length: usize,
     /// What is mapped, with the room in which it was aligned.
@@ -34,7 +34,10 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Memory of so many bytes, whole pages of its kind.
-    pub(crate) fn new(kind: Kind, length: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn new(kind: Kind, length: usize) -> Result<Self> {
         let reserved = kind == Kind::Reserved;
         let spare = if reserved { 0 } else { HUGE };
         let mut flags = MapFlags::PRIVATE;
@@ -89,18 +92,27 @@ impl Memory {
     }
 
     /// Where it is.
-    pub(crate) fn start(&self) -> NonNull<u8> {
+    #[must_use]
+    pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
     /// The same as a number.
-    pub(crate) fn address(&self) -> usize {
+    #[must_use]
+    pub fn address(&self) -> usize {
         self.start.as_ptr() as usize
     }
 
     /// Bytes.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.length
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
     }
 }
 

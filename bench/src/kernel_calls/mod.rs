@@ -1,9 +1,9 @@
 //! Mapping and unmapping, beside the kernel calls that they cannot do without.
 
-mod bare;
+pub mod bare;
 pub mod first;
 mod map;
-mod memory;
+pub mod memory;
 mod one;
 
 use crate::suite::Group;
