@@ -21,7 +21,9 @@ use crate::{Error, Result};
 
 /// The kernel's limit for one buffer.
 const LONGEST_BUFFER: usize = 1 << 30;
-/// Slots of a ring for small pages: the kernel's limit.
+/// Slots of the first ring, which every process has: the kernel clears the room for them when it is made.
+const FIRST_SLOTS: u32 = 1024;
+/// Slots of a further ring for small pages: the kernel's limit.
 const SMALL_SLOTS: u32 = 16384;
 /// Slots of a ring for huge pages.
 const HUGE_SLOTS: u32 = 64;
@@ -160,7 +162,7 @@ impl Drop for Held {
 impl IoUringPins {
     /// Opens a first ring, to see whether the kernel allows it.
     pub(crate) fn new() -> Result<Self> {
-        let ring = Ring::held(SMALL_SLOTS)?;
+        let ring = Ring::held(FIRST_SLOTS)?;
         let rings = Rings { small: vec![ring], huge: Vec::new() };
         Ok(Self { rings: Arc::new(Mutex::new(rings)), process: crate::process::id() })
     }
