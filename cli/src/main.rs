@@ -1,5 +1,6 @@
 //! The `noiommu` program: every subcommand lives in its own module, this file only tells them apart.
 
+mod bench;
 mod bind;
 mod config;
 mod conformance;
@@ -40,6 +41,7 @@ enum Room {
         #[command(subcommand)]
         proof: proof::Command,
     },
+    Bench(bench::Options),
     /// Run a program written for /dev/iommu and VFIO, on a kernel without them
     Serve(serve::Options),
     /// List the PCI devices of this machine, and how each could be had
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
     match Cli::parse().room {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
+        Room::Bench(options) => bench::run(&options),
         Room::Serve(options) => serve::run(&options),
         Room::List(arguments) => list::run(&arguments),
         Room::Bind(arguments) => bind::bind(&arguments),

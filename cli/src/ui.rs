@@ -77,14 +77,15 @@ impl Cells {
 
     /// What the locale allows.
     pub(crate) fn of_locale() -> Self {
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| env::var(name).ok());
-        let utf8 = |name: String| name.to_ascii_uppercase().replace('-', "").contains("UTF8");
-        if locale.into_iter().find(|value| !value.is_empty()).is_some_and(utf8) {
-            Self::BLOCKS
-        } else {
-            Self::ASCII
-        }
+        if locale_has_blocks() { Self::BLOCKS } else { Self::ASCII }
     }
+}
+
+/// Whether the locale's characters include blocks to draw with.
+pub(crate) fn locale_has_blocks() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| env::var(name).ok());
+    let utf8 = |name: String| name.to_ascii_uppercase().replace('-', "").contains("UTF8");
+    locale.into_iter().find(|value| !value.is_empty()).is_some_and(utf8)
 }
 
 /// Prints lines. A reader that went away is no reason to fail: the exit code still tells.
@@ -93,6 +94,15 @@ pub(crate) fn print_lines<L: std::fmt::Display>(lines: &[L]) {
     for line in lines {
         let _ = writeln!(out, "{line}");
     }
+}
+
+/// The terminal's columns; 80 where there is none.
+pub(crate) fn width() -> usize {
+    const USUAL: usize = 80;
+    const NARROWEST: usize = 60;
+    let columns =
+        rustix::termios::tcgetwinsize(rustix::stdio::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { USUAL } else { columns.max(NARROWEST) }
 }
 
 /// Text in a style.

@@ -9,7 +9,7 @@ mod render;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::ui::print_lines;
+use crate::ui::{print_lines, width};
 use checks::Check;
 use facts::{Facts, OwnProcess, Process as _, Rights};
 
@@ -65,15 +65,6 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         print_lines(&render::lines(&all, width()));
     }
     if render::problems(&all) == 0 { ExitCode::SUCCESS } else { ExitCode::from(crate::FAILED) }
-}
-
-/// The terminal's columns; 80 where there is none.
-fn width() -> usize {
-    const USUAL: usize = 80;
-    const NARROWEST: usize = 60;
-    let columns =
-        rustix::termios::tcgetwinsize(rustix::stdio::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    if columns == 0 { USUAL } else { columns.max(NARROWEST) }
 }
 
 /// What keeps this process from opening devices, whichever they are.
