@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use noiommu_core::{Errno, UserMemory};
+use noiommu_uapi::iommufd::IommuIoasNoiommuGetPa;
 
 /// An open file that this process serves in the kernel's place. Clones are one open file, as descriptors after `dup` are;
 /// with the last clone it is released.
@@ -79,6 +80,14 @@ pub trait FileOperations: Send + Sync {
     /// # Errors
     /// The kernel's for this file and call; ENOTTY for calls that it does not know.
     fn ioctl(&self, caller: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno>;
+
+    /// IOMMU_IOAS_NOIOMMU_GET_PA for a caller who has CAP_SYS_RAWIO, where it can be answered at once: fills in `call` as it has been
+    /// read from the caller's memory. No system call is made for it, and no lock is waited for. `false`: nothing has been done, and
+    /// [`FileOperations::ioctl`] is to be asked.
+    fn get_pa(&self, call: &mut IommuIoasNoiommuGetPa) -> bool {
+        let _ = call;
+        false
+    }
 
     /// What kind of file it is.
     fn kind(&self) -> FileKind {

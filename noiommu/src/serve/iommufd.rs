@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::Caller as Privileges;
-use noiommu_core::{Context, Errno, ObjectId, UserMemory};
+use noiommu_core::{Context, Errno, Iova, ObjectId, UserMemory};
+use noiommu_uapi::iommufd::IommuIoasNoiommuGetPa;
 use rustix::fs::OFlags;
 
 use super::fault_queue::FaultQueueFile;
@@ -33,6 +34,9 @@ impl Iommufd {
     }
 }
 
+/// Who may ask for physical addresses.
+const PRIVILEGED: Privileges = Privileges { raw_io: true, ipc_lock: false, resource: false };
+
 /// An open /dev/iommu.
 pub(super) struct IommufdFile(pub(super) Arc<Iommufd>);
 
@@ -45,6 +49,18 @@ impl FileOperations for IommufdFile {
             error.errno()
         })?;
         Ok(i64::from(answer))
+    }
+
+    fn get_pa(&self, call: &mut IommuIoasNoiommuGetPa) -> bool {
+        // The checks that the engine makes of the structure before it looks at what is asked.
+        if call.size as usize != size_of_val(call) || call.flags != 0 || call.__reserved != 0 {
+            return false;
+        }
+        let Ok(context) = self.0.context.try_lock() else { return false };
+        let found = context.get_pa(PRIVILEGED, ObjectId(call.ioas_id), Iova(call.iova), call.length);
+        let Ok((address, length)) = found else { return false };
+        (call.out_phys, call.length) = (address.0, length);
+        true
     }
 
     // Only what a hardware queue offers can be mapped, and there is none.

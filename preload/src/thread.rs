@@ -1,0 +1,85 @@
+//! What each thread knows of itself, in one place: that it is in the engine, and whether it can be answered the quick way.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How often something has changed that all threads may know of themselves. Odd numbers only, so that `Thread::asked` can say with
+/// the lowest bit what the answer was; and from 3 on, so that a thread that has not asked knows nothing.
+static CHANGES: AtomicU32 = AtomicU32::new(3);
+
+/// What a thread knows of itself.
+pub(crate) struct Thread {
+    /// How deep it is in the engine; 0: in the program.
+    pub(crate) depth: Cell<u32>,
+    /// [`CHANGES`] when it asked the kernel, less 1 if the answer was no.
+    asked: Cell<u32>,
+}
+
+thread_local! {
+    // Without a destructor and with a constant to begin with: reading it never allocates and is always allowed.
+    static THREAD: Thread = const { Thread { depth: Cell::new(0), asked: Cell::new(0) } };
+}
+
+/// Runs `work` with what the calling thread knows.
+#[inline(always)]
+pub(crate) fn here<R>(work: impl FnOnce(&Thread) -> R) -> R {
+    THREAD.with(work)
+}
+
+/// Something has changed that all threads may know otherwise, such as the user: each asks again.
+pub(crate) fn changed() {
+    CHANGES.fetch_add(2, Ordering::SeqCst);
+}
+
+/// Something of this thread alone may have changed, such as its signal mask: it asks again.
+pub(crate) fn forget() {
+    here(|thread| thread.asked.set(0));
+}
+
+impl Thread {
+    /// What `ask` answers, asked again only after a change.
+    #[inline(always)]
+    pub(crate) fn known(&self, ask: impl FnOnce() -> bool) -> bool {
+        // Loaded before the kernel is asked: a change that comes meanwhile makes the answer an old one.
+        let changes = CHANGES.load(Ordering::Acquire);
+        let asked = self.asked.get();
+        asked == changes || (asked != changes - 1 && self.ask(changes, ask))
+    }
+
+    #[cold]
+    fn ask(&self, changes: u32, ask: impl FnOnce() -> bool) -> bool {
+        let answer = ask();
+        self.asked.set(changes - u32::from(!answer));
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_asked_once_and_after_each_change() {
+        let thread = Thread { depth: Cell::new(0), asked: Cell::new(0) };
+        // Nothing else in this test process changes the count.
+        let asked = Cell::new(0);
+        let known = |answer: bool| {
+            thread.known(|| {
+                asked.set(asked.get() + 1);
+                answer
+            })
+        };
+        assert!(known(true) && known(false) && asked.get() == 1);
+        changed();
+        assert!(!known(false) && !known(true) && asked.get() == 2);
+        changed();
+        assert!(known(true) && asked.get() == 3);
+        // A change while it asks: the answer counts once.
+        changed();
+        assert!(thread.known(|| {
+            changed();
+            true
+        }));
+        assert!(!known(false) && asked.get() == 4);
+    }
+}
