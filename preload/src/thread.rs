@@ -15,15 +15,52 @@ pub(crate) struct Thread {
     asked: Cell<u32>,
 }
 
+#[cfg(not(target_arch = "x86_64"))]
 thread_local! {
     // Without a destructor and with a constant to begin with: reading it never allocates and is always allowed.
     static THREAD: Thread = const { Thread { depth: Cell::new(0), asked: Cell::new(0) } };
 }
 
 /// Runs `work` with what the calling thread knows.
+#[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(crate) fn here<R>(work: impl FnOnce(&Thread) -> R) -> R {
     THREAD.with(work)
+}
+
+// What a shared library has for each thread is found by a call of the dynamic linker, unless it says that it is loaded with the
+// program, as this one is: then its place is at a fixed distance from the thread's pointer. rustc cannot be told so yet.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".pushsection .tbss.noiommu_thread,\"awT\",@nobits",
+    ".p2align 3",
+    ".type noiommu_thread, @object",
+    ".globl noiommu_thread",
+    ".hidden noiommu_thread",
+    "noiommu_thread:",
+    ".zero {size}",
+    ".size noiommu_thread, {size}",
+    ".popsection",
+    size = const size_of::<Thread>(),
+);
+
+/// Runs `work` with what the calling thread knows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn here<R>(work: impl FnOnce(&Thread) -> R) -> R {
+    let thread: *const Thread;
+    // SAFETY: the thread's pointer points to itself, and the distance is the linker's.
+    unsafe {
+        std::arch::asm!(
+            "mov {thread}, qword ptr fs:[0]",
+            "add {thread}, qword ptr [rip + noiommu_thread@GOTTPOFF]",
+            thread = out(reg) thread,
+            options(nostack, readonly),
+        );
+    }
+    // SAFETY: the place has the size and more than the alignment of a `Thread`, is there as long as its thread, which alone uses
+    // it, and zeroes, which it begins with, are a `Thread`.
+    work(unsafe { &*thread })
 }
 
 /// Something has changed that all threads may know otherwise, such as the user: each asks again.
