@@ -306,6 +306,7 @@ impl Both {
     fn look(&self, iova: u64, limit: u64) {
         let found = self.table.run(Iova(iova), limit).map(|it| (it.address.0, it.length, it.access));
         assert_eq!(found, self.model.run(iova, limit), "{iova:#x}, at most {limit:#x}");
+        assert_eq!(self.table.address(Iova(iova)).map(|it| it.0), self.model.run(iova, 1).map(|it| it.0));
         let leaf = self.table.lookup(Iova(iova)).map(|it| (it.address.0, it.length, it.access));
         let expected = self
             .model

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, Table, TableMemory};
+use noiommu_core::table::{Frame, IndexWord, Table, TableMemory};
 use noiommu_core::{Errno, ObjectId, PhysAddr, UserMemory};
 
 /// Bytes of a page.
@@ -227,12 +227,14 @@ impl Platform for Fake {
 pub(crate) struct Frames {
     chunks: [OnceLock<Box<[Frame]>>; 20],
     left: Rc<Cell<Option<u64>>>,
+    /// The index of the first 16 GiB: what is beyond has none.
+    index: Box<[IndexWord]>,
 }
 
 impl Frames {
     /// Frames that may still be taken: as many as `left` says, one at a time.
     pub(crate) fn limited(left: Rc<Cell<Option<u64>>>) -> Self {
-        Self { chunks: Default::default(), left }
+        Self { chunks: Default::default(), left, index: (0..1 << 13).map(|_| IndexWord::new()).collect() }
     }
 }
 
@@ -252,6 +254,17 @@ impl TableMemory for Frames {
         let slot = self.chunks.get(chunk as usize).ok_or(Errno::ENOMEM)?;
         slot.get_or_init(|| (0..1u64 << chunk).map(|_| Frame::new()).collect());
         Ok(frames)
+    }
+
+    fn index(&self) -> &[IndexWord] {
+        &self.index
+    }
+
+    fn prepare_index(&self, _: u64, _: u64) -> Result<(), Errno> {
+        match self.left.get() {
+            Some(left) => Ok(self.left.set(Some(left.checked_sub(1).ok_or(Errno::ENOMEM)?))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use loom::thread;
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, Table, TableMemory, TableWriter};
+use noiommu_core::table::{Frame, IndexWord, Table, TableMemory, TableWriter};
 use noiommu_core::{Errno, Iova, IovaRange, PhysAddr};
 
 /// A handful of frames, there from the beginning.
-struct Frames(Vec<Frame>);
+struct Frames(Vec<Frame>, Vec<IndexWord>);
 
 impl TableMemory for Frames {
     fn frame(&self, number: u64) -> Option<&Frame> {
@@ -19,6 +19,10 @@ impl TableMemory for Frames {
 
     fn grow(&self, frames: u64) -> Result<u64, Errno> {
         if frames <= self.0.len() as u64 { Ok(self.0.len() as u64) } else { Err(Errno::ENOMEM) }
+    }
+
+    fn index(&self) -> &[IndexWord] {
+        &self.1
     }
 }
 
@@ -33,6 +37,7 @@ fn range(first: u64, length: u64) -> IovaRange {
 /// Runs `write` beside `read` in all orders; `prepare` comes before both.
 fn explore(
     frames: usize,
+    words: usize,
     prepare: impl Fn(&mut TableWriter<Frames, Shared>) + Sync + Send + 'static,
     write: impl Fn(&mut TableWriter<Frames, Shared>) + Sync + Send + Copy + 'static,
     read: impl Fn(&Table<Frames>) + Sync + Send + Copy + 'static,
@@ -41,7 +46,10 @@ fn explore(
     model.preemption_bound = Some(3);
     model.max_branches = 100_000;
     model.check(move || {
-        let table = Arc::new(Table::new(Frames((0..frames).map(|_| Frame::new()).collect())));
+        let table = Arc::new(Table::new(Frames(
+            (0..frames).map(|_| Frame::new()).collect(),
+            (0..words).map(|_| IndexWord::new()).collect(),
+        )));
         let mut writer = TableWriter::new(table.clone()).unwrap();
         prepare(&mut writer);
         let reader = thread::spawn(move || read(&table));
@@ -55,6 +63,7 @@ fn explore(
 fn recycled_frame_is_noticed() {
     explore(
         3,
+        0,
         |writer| writer.map(Iova(0), PhysAddr(0xa000), 0x1000, RW, true).unwrap(),
         |writer| {
             writer.unmap(range(0, 0x1000)).unwrap();
@@ -76,6 +85,7 @@ fn recycled_frame_is_noticed() {
 fn what_stays_mapped_is_always_found() {
     explore(
         7,
+        0,
         |writer| {
             writer.map(Iova(0), PhysAddr(0x4000_0000), 0x4000_0000, RW, true).unwrap();
             writer.map(Iova(1 << 39), PhysAddr(0x4000_0000), 0x4000_0000, RW, true).unwrap();
@@ -93,6 +103,7 @@ fn what_stays_mapped_is_always_found() {
 fn run_is_of_one_state() {
     explore(
         4,
+        0,
         |writer| {
             // Two pages, not adjacent in memory.
             writer.map(Iova(0), PhysAddr(0x1000), 0x1000, RW, false).unwrap();
@@ -116,6 +127,7 @@ fn run_is_of_one_state() {
 fn tables_of_a_failed_map_are_recycled_too() {
     explore(
         5,
+        0,
         |writer| writer.map(Iova(0), PhysAddr(0xa000), 0x1000, RW, true).unwrap(),
         |writer| {
             // A level-1 and a level-0 table are there for it, a second level-0 table is not.
@@ -128,6 +140,47 @@ fn tables_of_a_failed_map_are_recycled_too() {
                 assert_eq!(found.address, PhysAddr(0x1000));
             }
             assert_eq!(table.lookup(Iova(0x6000_0000)), None);
+        },
+    );
+}
+
+/// The index leads to a table whose frame goes to another one: an address is that of the IOVA, or none.
+#[test]
+fn the_index_leads_to_recycled_frames_too() {
+    explore(
+        3,
+        2,
+        |writer| writer.map(Iova(0), PhysAddr(0xa000), 0x1000, RW, true).unwrap(),
+        |writer| {
+            writer.unmap(range(0, 0x1000)).unwrap();
+            writer.map(Iova(1 << 21), PhysAddr(0xb000), 0x1000, RW, true).unwrap();
+        },
+        |table| {
+            let (first, second) = (table.address(Iova(0)), table.address(Iova(1 << 21)));
+            assert!(matches!(first, None | Some(PhysAddr(0xa000))), "{first:?}");
+            assert!(matches!(second, None | Some(PhysAddr(0xb000))), "{second:?}");
+        },
+    );
+}
+
+/// A slot of the index goes from a table to a leaf, while a leaf elsewhere stays: it is always found.
+#[test]
+fn the_index_always_has_what_stays_mapped() {
+    explore(
+        4,
+        2,
+        |writer| {
+            writer.map(Iova(0), PhysAddr(0x20_0000), 0x20_0000, RW, true).unwrap();
+            writer.map(Iova(0x20_0000), PhysAddr(0x5000), 0x1000, RW, true).unwrap();
+        },
+        |writer| {
+            writer.unmap(range(0x20_0000, 0x1000)).unwrap();
+            writer.map(Iova(0x20_0000), PhysAddr(0x40_0000), 0x20_0000, RW, true).unwrap();
+        },
+        |table| {
+            let found = table.address(Iova(0x20_0000));
+            assert!(matches!(found, None | Some(PhysAddr(0x5000 | 0x40_0000))), "{found:?}");
+            assert_eq!(table.address(Iova(5)), Some(PhysAddr(0x20_0005)));
         },
     );
 }

@@ -327,6 +327,7 @@ proptest! {
                     let found = table.run(Iova(iova), limit).map(|t| (t.address.0, t.length, t.access));
                     prop_assert_eq!(found, model.run(iova, limit));
                     prop_assert_eq!(table.lookup(Iova(iova)).map(|t| t.address.0), model.run(iova, 1).map(|t| t.0));
+                    prop_assert_eq!(table.address(Iova(iova)), table.lookup(Iova(iova)).map(|t| t.address));
                 }
             }
         }
@@ -379,7 +380,9 @@ proptest! {
         for (first, pa, bytes) in list {
             writer.unmap(range(first, first + (bytes - 1))).unwrap();
             prop_assert_eq!(table.lookup(Iova(first)), None);
+            prop_assert_eq!(table.address(Iova(first)), None);
             if let Some((kept, at, _)) = last {
+                prop_assert_eq!(table.address(Iova(kept)), Some(PhysAddr(at)));
                 prop_assert_eq!(table.lookup(Iova(kept)).map(|t| t.address.0), Some(at), "lost after {:#x}->{:#x}", first, pa);
             }
         }

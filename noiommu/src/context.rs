@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noiommu_core as core;
+use noiommu_core::PhysAddr;
 use rustix::fs::OFlags;
 
 use crate::device::{self, Device, Provider};
@@ -161,6 +162,14 @@ impl Context {
         Self::on(Memory::simulated(), true)
     }
 
+    /// The engine on no memory at all: physical addresses are what `frames` says of an address of this process and a length, and
+    /// nothing looks at the memory. To measure the engine with more memory than the machine has; no device can be opened.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_frames(frames: impl Fn(usize, usize) -> Vec<(PhysAddr, u64)> + Send + Sync + 'static) -> Self {
+        Self::on(Memory::told(Arc::new(frames)), true)
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
@@ -198,7 +207,7 @@ impl Context {
     /// Whether physical memory is made up.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.inner.sanitizer.is_some()
+        matches!(self.inner.pin_kind, Ok(PinKind::Simulated))
     }
 
     /// Does without a [guardian] for devices that are opened from now on. When the process dies while one of them

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::{self, Access};
-use noiommu_core::table::{Frame, Table, TableMemory, TableWriter};
+use noiommu_core::table::{Frame, IndexWord, Table, TableMemory, TableWriter};
 use noiommu_core::vfio::config::{Container, Feature, Interface, Options};
 use noiommu_core::vfio::group::DeviceGroup;
 use noiommu_core::{
@@ -64,6 +64,7 @@ fn unknown() -> u64 {
 }
 
 static FRAMES: [Frame; 32] = [const { Frame::new() }; 32];
+static WORDS: [IndexWord; 64] = [const { IndexWord::new() }; 64];
 
 struct Frames;
 
@@ -74,6 +75,14 @@ impl TableMemory for Frames {
 
     fn grow(&self, frames: u64) -> Result<u64, Errno> {
         if black_box(frames) <= FRAMES.len() as u64 { Ok(frames) } else { Err(Errno::ENOMEM) }
+    }
+
+    fn index(&self) -> &[IndexWord] {
+        black_box(&WORDS)
+    }
+
+    fn prepare_index(&self, first: u64, last: u64) -> Result<(), Errno> {
+        if black_box(first) <= black_box(last) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 }
 
@@ -185,6 +194,7 @@ fn access() -> Access {
 }
 
 fn tables(table: &'static Table<Frames>) {
+    let _ = black_box(table.address(Iova(unknown())));
     let _ = black_box(table.lookup(Iova(unknown())));
     let _ = black_box(table.run(Iova(unknown()), unknown()));
     let _ = black_box(table.entry(Iova(unknown())));

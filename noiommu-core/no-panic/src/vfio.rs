@@ -116,7 +116,11 @@ impl Backend for Anything {
 
     fn reset_scope(&self, functions: &mut TryVec<Address>) -> Result<(), Errno> {
         for _ in 0..unknown() {
-            functions.try_push(Address { segment: unknown() as u16, bus: unknown() as u8, devfn: unknown() as u8 })?;
+            functions.try_push(Address {
+                segment: unknown() as u16,
+                bus: unknown() as u8,
+                devfn: unknown() as u8,
+            })?;
         }
         outcome(())
     }
@@ -189,7 +193,12 @@ pub(super) fn devices() {
         let _ = black_box(device.write(&Anything, unknown(), unknown(), unknown()));
         let _ = black_box(device.map(unknown(), unknown(), unknown() & 1 == 0));
         device.watched(unknown());
-        black_box((device.mappings_answer(), device.memory_enabled(), device.revocations(), device.backend()));
+        black_box((
+            device.mappings_answer(),
+            device.memory_enabled(),
+            device.revocations(),
+            device.backend(),
+        ));
     }
     device.close();
 }

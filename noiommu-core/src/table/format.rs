@@ -222,6 +222,26 @@ pub const fn decode(entry: u64, level: u32) -> Entry {
     })
 }
 
+/// Whether an entry is a leaf of its slot's own size, that may have another one behind it in its area.
+#[must_use]
+#[inline]
+pub const fn fills_one_slot(entry: u64) -> bool {
+    entry & (PRESENT | NEXT_LEVEL | AREA_END) == PRESENT
+}
+
+/// The physical address of an IOVA by the entry of a table of level 0; `None`: it is no leaf. Without branches for the sizes that are
+/// coded in the address.
+#[must_use]
+#[inline]
+pub const fn address_in_lowest(entry: u64, iova: u64) -> Option<u64> {
+    let coded = (entry | 0xfff).trailing_ones().wrapping_add(1);
+    let next = entry & NEXT_LEVEL;
+    let size = if next == 0 { PAGE_SHIFT } else { coded };
+    let mask = (1u64 << (size & 63)).wrapping_sub(1);
+    let is_leaf = entry & PRESENT != 0 && (next == 0 || next == SIZE_IN_ADDRESS);
+    if is_leaf { Some(entry & ADDRESS & !mask | iova & mask) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

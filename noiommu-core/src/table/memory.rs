@@ -1,6 +1,7 @@
 //! Where table frames live.
 
 use super::format::SLOTS;
+use super::index::IndexWord;
 use crate::Errno;
 use crate::sync::AtomicU64;
 
@@ -48,4 +49,19 @@ pub trait TableMemory {
     /// # Errors
     /// ENOMEM; what was available stays so.
     fn grow(&self, frames: u64) -> Result<u64, Errno>;
+
+    /// Words for the index, one for each 2 MiB of the IOVA space from 0 on, as far as there is room; all zero at first. They stay
+    /// at their place until the arena is dropped. None: each lookup is a walk.
+    fn index(&self) -> &[IndexWord] {
+        &[]
+    }
+
+    /// Makes sure that the words from `first` to `last`, which are in the index, can be written. Called by the table's writer only.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    fn prepare_index(&self, first: u64, last: u64) -> Result<(), Errno> {
+        let _ = (first, last);
+        Ok(())
+    }
 }

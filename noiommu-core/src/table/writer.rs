@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 
 use super::format::{self, Access, Entry};
-use super::{Frame, Table, TableMemory, pack_root, unpack_root};
+use super::{Frame, Table, TableMemory, index, pack_root, unpack_root};
 use crate::sync::Ordering;
 use crate::{Errno, Iova, IovaRange, PhysAddr, TryVec};
 
@@ -81,6 +81,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         if address.checked_add(length.wrapping_sub(1)).is_none_or(|last| last > PhysAddr::MAX) {
             return Err(Errno::EINVAL);
         }
+        index::prepare(&self.table.memory, range.first().0, range.last().0)?;
         let mut done = 0u64;
         let mut cache = None;
         while done < length {
@@ -90,7 +91,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             let Some(size) = format::best_leaf(at, base, rest) else { return Err(Errno::EINVAL) };
             let bytes = 1u64 << (size & 63);
             let entry = format::leaf_entry(base, size, access, area_end && bytes == rest);
-            if let Err(error) = self.install(at, size, entry, range.last().0, &mut cache) {
+            if let Err(error) = self.install(at, size, entry, base, range.last().0, &mut cache) {
                 if let Some(last) = at.checked_sub(1).filter(|_| done > 0) {
                     self.clear(range.first().0, last);
                 }
@@ -155,13 +156,14 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         }
     }
 
-    /// Puts `entry`, a leaf of 2^`size` bytes, into its slots, making the tables on the way. `reach` is the last IOVA
+    /// Puts `entry`, a leaf of 2^`size` bytes at `base`, into its slots, making the tables on the way. `reach` is the last IOVA
     /// that the operation will need, so that the top grows once.
     fn install(
         &mut self,
         iova: u64,
         size: u32,
         entry: u64,
+        base: u64,
         reach: u64,
         cache: &mut Option<(Step, u64)>,
     ) -> Result<(), Errno> {
@@ -186,6 +188,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         for slot in slots {
             slot.store(entry, Ordering::Release);
         }
+        index::set_leaf(&self.table.memory, iova, size, base);
         self.add_live(step.frame, count as u32);
         Ok(())
     }
@@ -225,6 +228,9 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                 Entry::Empty => {
                     let child = self.take_frame()?;
                     self.link(step.frame, slot, format::table_entry(step.level, child));
+                    if step.level == 1 {
+                        index::set_table(&self.table.memory, iova, child);
+                    }
                     child
                 }
             };
@@ -259,6 +265,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                     Entry::Table { .. } => break,
                     Entry::Empty => here | slot_mask,
                     Entry::Leaf(leaf) => {
+                        index::clear_leaf(&self.table.memory, here, leaf.size);
                         self.clear_slots(step.frame, slot, format::leaf_slots(leaf.size));
                         here | leaf.offset_mask()
                     }
@@ -309,6 +316,9 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             }
             match parent {
                 Some(parent) if self.live(step.frame) == 0 => {
+                    if step.level == 0 {
+                        index::clear_table(&self.table.memory, iova);
+                    }
                     self.clear_slots(parent.frame, format::slot_of(iova, parent.level), 1);
                     self.give_back(step.frame);
                 }

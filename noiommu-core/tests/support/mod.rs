@@ -8,15 +8,24 @@ use std::sync::{Arc, OnceLock};
 
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, Table, TableMemory};
+use noiommu_core::table::{Frame, IndexWord, Table, TableMemory};
 use noiommu_core::{Errno, PhysAddr};
 
 /// Frames on the heap, in chunks that double, so that none ever moves.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct HeapFrames {
     chunks: [OnceLock<Box<[Frame]>>; 24],
     /// Frames that may still be handed out; counts down, then `grow` fails.
     budget: Option<AtomicU64>,
+    /// The index of the first 16 GiB: tests go beyond.
+    index: Box<[IndexWord]>,
+}
+
+impl Default for HeapFrames {
+    fn default() -> Self {
+        let index = (0..1 << 13).map(|_| IndexWord::new()).collect();
+        Self { chunks: Default::default(), budget: None, index }
+    }
 }
 
 impl HeapFrames {
@@ -42,6 +51,10 @@ impl TableMemory for HeapFrames {
         slot.get_or_init(|| (0..1u64 << chunk).map(|_| Frame::new()).collect());
         // One at a time where a budget counts, else the chunk whole.
         Ok(if self.budget.is_some() { frames } else { (1 << (chunk + 1)) - 1 })
+    }
+
+    fn index(&self) -> &[IndexWord] {
+        &self.index
     }
 }
 
@@ -85,6 +98,14 @@ impl TableMemory for AskingFrames {
 
     fn grow(&self, frames: u64) -> Result<u64, Errno> {
         allocated(self.1, || self.0.grow(frames))?
+    }
+
+    fn index(&self) -> &[IndexWord] {
+        self.0.index()
+    }
+
+    fn prepare_index(&self, _: u64, _: u64) -> Result<(), Errno> {
+        allocated(self.1, || ())
     }
 }
 

@@ -159,6 +159,7 @@ fn memory_is_where_the_bus_has_it() {
     assert_eq!(view.at(0).unwrap().length, 100);
     assert_eq!(view.at(100).unwrap().address.bits(), end);
     assert_eq!(view.segments().map(|segment| segment.length).sum::<u64>(), 10_000);
+    same_by_both_ways(&view);
     for wrong in [
         &[whole(0, 0, 0)][..],
         &[whole(u64::MAX, 0, 2)],
@@ -174,6 +175,32 @@ fn memory_is_where_the_bus_has_it() {
     assert_eq!(device.set_dma_ranges(&[whole(0, 0, 1)]).unwrap_err().kind(), ErrorKind::Busy);
 }
 
+/// Every address of a view by the load of an array and by the search among its segments.
+fn same_by_both_ways(view: &DmaView) {
+    for offset in 0..view.len() {
+        assert_eq!(view.address(offset), Some(view.at(offset).unwrap().address), "{offset}");
+    }
+    for past in [view.len(), view.len() + 1, 1 << 63, u64::MAX] {
+        assert_eq!(view.address(past), None);
+    }
+}
+
+/// Buffers of one page, of pages, of huge pages, and with an end inside a page.
+#[test]
+fn addresses_of_views_of_all_kinds() {
+    let (_context, ioas, device) = setup();
+    device.attach(&ioas).unwrap();
+    for (length, contiguity) in [
+        (1, Contiguity::Pages),
+        (4096, Contiguity::Pages),
+        (40_961, Contiguity::Pages),
+        (5 << 20, Contiguity::Best),
+    ] {
+        let mapping = ioas.map(DmaBuffer::new(length, contiguity).unwrap()).unwrap();
+        same_by_both_ways(&mapping.for_device(&device).unwrap());
+    }
+}
+
 #[test]
 fn views_count_in_the_mapping() {
     let (_context, ioas, device) = setup();
@@ -185,7 +212,10 @@ fn views_count_in_the_mapping() {
         let here = view.at(offset).unwrap();
         let found = ioas.lookup(Iova(mapping.iova().0 + offset), 1).unwrap();
         assert_eq!(here.address.bits(), found.address.0);
+        assert_eq!(ioas.address(Iova(mapping.iova().0 + offset)), Some(found.address));
     }
+    assert_eq!(ioas.address(Iova(mapping.iova().0 + 3 * 4096)), None);
+    same_by_both_ways(&view);
     assert!(view.at(10_000).is_err() && view.range(9_999, 2).is_err() && view.range(u64::MAX, 2).is_err());
     let pieces = view.range(5, 9_990).unwrap();
     assert_eq!(pieces.iter().map(|piece| piece.length).sum::<u64>(), 9_990);

@@ -49,8 +49,49 @@ pub struct DmaSegment {
 #[derive(Debug)]
 pub struct DmaView {
     segments: Box<[DmaSegment]>,
+    blocks: Blocks,
     length: u64,
     _mapping: Arc<MappingInner>,
+}
+
+/// The segments once more, cut into blocks of one size, so that an offset finds its address by one load. None where segments end
+/// in the middle of pages, as a window of the bus might have it: blocks would be many.
+#[derive(Debug)]
+struct Blocks {
+    /// Where each block begins.
+    addresses: Box<[u64]>,
+    /// log2 of a block's size: the largest that keeps every block in one segment.
+    shift: u32,
+}
+
+/// log2 of the smallest block.
+const SMALLEST_BLOCK: u32 = 12;
+
+impl Blocks {
+    /// # Errors
+    /// ENOMEM.
+    fn of(segments: &[DmaSegment], length: u64) -> Result<Self> {
+        // Every segment but the last ends where a block does. One segment is one block.
+        let ends = segments.iter().skip(1).fold(0, |bits, segment| bits | segment.offset);
+        let shift = if ends == 0 { u64::BITS - 1 } else { ends.trailing_zeros() };
+        let mut addresses = Vec::new();
+        if shift < SMALLEST_BLOCK {
+            return Ok(Self { addresses: addresses.into(), shift });
+        }
+        let count = usize::try_from(length.div_ceil(1 << shift)).map_err(|_| Error::from(Errno::ENOMEM))?;
+        addresses.try_reserve_exact(count).map_err(|_| Error::from(Errno::ENOMEM))?;
+        for segment in segments {
+            let blocks = (0..segment.length).step_by(1 << shift);
+            addresses.extend(blocks.map(|done| segment.address.0 + done));
+        }
+        Ok(Self { addresses: addresses.into(), shift })
+    }
+
+    #[inline]
+    fn address(&self, offset: u64) -> Option<u64> {
+        let block = self.addresses.get((offset >> self.shift) as usize)?;
+        Some(block + (offset & ((1 << self.shift) - 1)))
+    }
 }
 
 impl DmaView {
@@ -84,7 +125,8 @@ impl DmaView {
                 length += part;
             }
         }
-        Ok(Self { segments: segments.into(), length, _mapping: mapping.clone() })
+        let blocks = Blocks::of(&segments, length)?;
+        Ok(Self { segments: segments.into(), blocks, length, _mapping: mapping.clone() })
     }
 
     /// Bytes.
@@ -102,6 +144,22 @@ impl DmaView {
     /// The contiguous pieces, in order.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = DmaSegment> + '_ {
         self.segments.iter().copied()
+    }
+
+    /// The address of the byte at `offset`; `None` past the end. One load of an array, whatever the memory is made of: for
+    /// descriptors that name a page each. Which bytes follow it is told by [`DmaView::at`].
+    #[must_use]
+    #[inline]
+    pub fn address(&self, offset: u64) -> Option<DmaAddr> {
+        if offset >= self.length {
+            return None;
+        }
+        self.blocks.address(offset).map(DmaAddr).or_else(|| self.search(offset))
+    }
+
+    #[cold]
+    fn search(&self, offset: u64) -> Option<DmaAddr> {
+        self.at(offset).ok().map(|found| found.address)
     }
 
     /// The address of the byte at `offset` and the contiguous bytes from there on.

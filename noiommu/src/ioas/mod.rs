@@ -395,6 +395,17 @@ impl Ioas {
         self.inner.lookup(iova, length)
     }
 
+    /// The physical address of an IOVA, as [`Ioas::lookup`] tells it, and nothing else: where the engine tells addresses this is one
+    /// load of an array for memory mapped in pieces of 2 MiB and more, and two for smaller ones.
+    #[must_use]
+    #[inline]
+    pub fn address(&self, iova: Iova) -> Option<PhysAddr> {
+        match self.inner.physical.get()? {
+            Physical::Engine => self.inner.table.address(iova),
+            Physical::Kernel(addresses) => addresses.segment(iova, 1).ok().map(|found| found.address),
+        }
+    }
+
     /// The contiguous pieces of an IOVA range, across mappings. Memory that was not pinned so far is pinned by this.
     ///
     /// # Errors

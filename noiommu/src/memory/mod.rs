@@ -54,9 +54,14 @@ enum Source {
         pagemap: Arc<Pagemap>,
     },
     Simulated(Arc<SimulatedMemory>),
+    /// Nothing is pinned, and addresses are what somebody says.
+    Told(Arc<Frames>),
     /// The engine cannot pin here, for this reason: what is mapped is the business of the kernel's own interfaces.
     Missing(Box<Error>),
 }
+
+/// Says where the memory at an address, so many bytes long, is to be: pieces of an address and a length.
+pub(crate) type Frames = dyn Fn(usize, usize) -> Vec<(PhysAddr, u64)> + Send + Sync;
 
 /// Which pin source to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -89,6 +94,11 @@ impl Memory {
         Self { source: Source::Simulated(Arc::default()), huge_page: HUGE as u64 }
     }
 
+    /// No memory at all: addresses are what `frames` says.
+    pub(crate) fn told(frames: Arc<Frames>) -> Self {
+        Self { source: Source::Told(frames), huge_page: HUGE as u64 }
+    }
+
     /// No memory that the engine could pin, and why.
     pub(crate) fn missing(why: Error) -> Self {
         Self { source: Source::Missing(Box::new(why)), huge_page: HUGE as u64 }
@@ -98,7 +108,7 @@ impl Memory {
     pub(crate) fn pin_kind(&self) -> Result<PinKind> {
         match &self.source {
             Source::Real { pins, .. } => Ok(pins.kind()),
-            Source::Simulated(_) => Ok(PinKind::Simulated),
+            Source::Simulated(_) | Source::Told(_) => Ok(PinKind::Simulated),
             Source::Missing(why) => Err((**why).clone()),
         }
     }
@@ -107,7 +117,7 @@ impl Memory {
     pub(crate) fn as_simulated(&self) -> Option<&Arc<SimulatedMemory>> {
         match &self.source {
             Source::Simulated(memory) => Some(memory),
-            Source::Real { .. } | Source::Missing(_) => None,
+            Source::Real { .. } | Source::Told(_) | Source::Missing(_) => None,
         }
     }
 
@@ -115,13 +125,14 @@ impl Memory {
     pub(crate) fn pagemap(&self) -> Option<&Arc<Pagemap>> {
         match &self.source {
             Source::Real { pagemap, .. } => Some(pagemap),
-            Source::Simulated(_) | Source::Missing(_) => None,
+            Source::Simulated(_) | Source::Told(_) | Source::Missing(_) => None,
         }
     }
 
     fn pin_range(&self, address: usize, length: usize, view: Option<View>) -> Result<HostPins> {
         let held = match &self.source {
             Source::Simulated(memory) => Held::Simulated(memory.pin(address, length)),
+            Source::Told(frames) => Held::Told(frames(address, length)),
             Source::Missing(why) => return Err((**why).clone()),
             Source::Real { pins, pagemap } => {
                 // Where there was one that would keep the memory, there must be one.
@@ -219,6 +230,7 @@ pub(crate) struct HostPins {
 enum Held {
     Real { pagemap: Arc<Pagemap>, address: usize, length: usize, _pin: Box<dyn Send + Sync> },
     Simulated(simulated::SimulatedPins),
+    Told(Vec<(PhysAddr, u64)>),
 }
 
 impl Pins for HostPins {
@@ -240,6 +252,7 @@ impl Pins for HostPins {
                 Ok(())
             }
             Held::Simulated(pins) => pins.runs(&mut each),
+            Held::Told(runs) => runs.iter().try_for_each(|&(address, length)| each(address, length)),
         }
     }
 }
