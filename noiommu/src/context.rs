@@ -166,7 +166,9 @@ impl Context {
     /// nothing looks at the memory. To measure the engine with more memory than the machine has; no device can be opened.
     #[doc(hidden)]
     #[must_use]
-    pub fn with_frames(frames: impl Fn(usize, usize) -> Vec<(PhysAddr, u64)> + Send + Sync + 'static) -> Self {
+    pub fn with_frames(
+        frames: impl Fn(usize, usize) -> Vec<(PhysAddr, u64)> + Send + Sync + 'static,
+    ) -> Self {
         Self::on(Memory::told(Arc::new(frames)), true)
     }
 

@@ -16,29 +16,25 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::{copy, gate};
 
-/// Bytes of the call's structure.
-const SIZE: usize = size_of::<IommuIoasNoiommuGetPa>();
+/// The size and no flags, as a word. (Both architectures put the first field lowest.)
+const PLAIN: u64 = size_of::<IommuIoasNoiommuGetPa>() as u64;
 
 /// Answers the call with its structure at `argument`, if it is an ordinary one. `false`: nothing has happened.
 #[inline]
 pub(crate) fn get_pa(file: &File, argument: usize) -> bool {
     gate::quickly(may_be_quick, || {
-        let mut call = IommuIoasNoiommuGetPa {
-            size: 0,
-            flags: 0,
-            ioas_id: 0,
-            __reserved: 0,
-            iova: 0,
-            length: 0,
-            out_phys: 0,
+        // SAFETY: `may_be_quick` has asked whether faults arrive.
+        let Some([plain, ioas, iova, length, _]) = (unsafe { copy::read_words(argument) }) else {
+            return false;
         };
-        let place = (&raw mut call).cast::<u8>();
-        // SAFETY: `call` takes that many bytes, all of which make numbers; a fault in reading is an answer.
-        if !unsafe { copy::bytes(place, argument as *const u8, SIZE) } || !file.get_pa(&mut call) {
+        // The reserved field is in the upper half.
+        let Ok(id) = u32::try_from(ioas) else { return false };
+        if plain != PLAIN {
             return false;
         }
-        // SAFETY: `call` has that many bytes; the place is the one that the program gave to be written to, and a fault is an answer.
-        unsafe { copy::bytes(argument as *mut u8, place, SIZE) }
+        let Some((address, length)) = file.get_pa(id, iova, length) else { return false };
+        // SAFETY: as above; and the place is the one that the program gave to be written to.
+        unsafe { copy::write_words(argument, [plain, ioas, iova, length, address]) }
     })
     .unwrap_or(false)
 }
@@ -48,4 +44,27 @@ fn may_be_quick() -> bool {
     let privileged =
         || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RAWIO));
     copy::faults_arrive() && privileged()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn the_structure_is_these_words() {
+        type Call = IommuIoasNoiommuGetPa;
+        assert_eq!(size_of::<Call>(), 40);
+        let offsets = [
+            offset_of!(Call, size),
+            offset_of!(Call, ioas_id),
+            offset_of!(Call, iova),
+            offset_of!(Call, length),
+            offset_of!(Call, out_phys),
+        ];
+        assert_eq!(offsets, [0, 8, 16, 24, 32]);
+        assert_eq!((offset_of!(Call, flags), offset_of!(Call, __reserved)), (4, 12));
+        assert_eq!(PLAIN.to_ne_bytes(), [40, 0, 0, 0, 0, 0, 0, 0]);
+    }
 }

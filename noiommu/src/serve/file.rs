@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use noiommu_core::{Errno, UserMemory};
-use noiommu_uapi::iommufd::IommuIoasNoiommuGetPa;
 
 /// An open file that this process serves in the kernel's place. Clones are one open file, as descriptors after `dup` are;
 /// with the last clone it is released.
@@ -81,12 +80,12 @@ pub trait FileOperations: Send + Sync {
     /// The kernel's for this file and call; ENOTTY for calls that it does not know.
     fn ioctl(&self, caller: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno>;
 
-    /// IOMMU_IOAS_NOIOMMU_GET_PA for a caller who has CAP_SYS_RAWIO, where it can be answered at once: fills in `call` as it has been
-    /// read from the caller's memory. No system call is made for it, and no lock is waited for. `false`: nothing has been done, and
-    /// [`FileOperations::ioctl`] is to be asked.
-    fn get_pa(&self, call: &mut IommuIoasNoiommuGetPa) -> bool {
-        let _ = call;
-        false
+    /// What IOMMU_IOAS_NOIOMMU_GET_PA answers a caller who has CAP_SYS_RAWIO about `length` bytes at `iova` of the IOAS with this id:
+    /// the physical address, and how many of them are contiguous. No system call is made for it, and no lock is waited for. `None`:
+    /// there is an error to be told, or it cannot be answered so quickly, and [`FileOperations::ioctl`] is to be asked.
+    fn get_pa(&self, ioas: u32, iova: u64, length: u64) -> Option<(u64, u64)> {
+        let _ = (ioas, iova, length);
+        None
     }
 
     /// What kind of file it is.

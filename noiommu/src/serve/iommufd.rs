@@ -3,12 +3,12 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::Caller as Privileges;
 use noiommu_core::{Context, Errno, Iova, ObjectId, UserMemory};
-use noiommu_uapi::iommufd::IommuIoasNoiommuGetPa;
 use rustix::fs::OFlags;
 
 use super::fault_queue::FaultQueueFile;
@@ -18,24 +18,27 @@ use crate::memory::Backing;
 
 /// A context that open files and bound devices share; it ends with the last of them.
 pub(super) struct Iommufd {
-    context: Mutex<Context<ServedMemory>>,
+    /// Held for reading by those who only ask for addresses.
+    context: RwLock<Context<ServedMemory>>,
+    /// Memory of devices has been mapped, or was about to be. It may be taken back, which only the engine's full rules see.
+    has_bars: AtomicBool,
 }
 
 impl Iommufd {
     pub(super) fn new(memory: &ServedMemory) -> Arc<Self> {
         // What may be locked is asked of who opens, as far as the kernel lets us.
         memory.prepare();
-        Arc::new(Self { context: Mutex::new(Context::new(memory.clone())) })
+        Arc::new(Self {
+            context: RwLock::new(Context::new(memory.clone())),
+            has_bars: AtomicBool::new(false),
+        })
     }
 
     /// The context, locked. Nothing panics while it is, so a poisoned lock is as good as any.
-    pub(super) fn context(&self) -> MutexGuard<'_, Context<ServedMemory>> {
-        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn context(&self) -> RwLockWriteGuard<'_, Context<ServedMemory>> {
+        self.context.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Who may ask for physical addresses.
-const PRIVILEGED: Privileges = Privileges { raw_io: true, ipc_lock: false, resource: false };
 
 /// An open /dev/iommu.
 pub(super) struct IommufdFile(pub(super) Arc<Iommufd>);
@@ -51,16 +54,15 @@ impl FileOperations for IommufdFile {
         Ok(i64::from(answer))
     }
 
-    fn get_pa(&self, call: &mut IommuIoasNoiommuGetPa) -> bool {
-        // The checks that the engine makes of the structure before it looks at what is asked.
-        if call.size as usize != size_of_val(call) || call.flags != 0 || call.__reserved != 0 {
-            return false;
+    #[inline]
+    fn get_pa(&self, ioas: u32, iova: u64, length: u64) -> Option<(u64, u64)> {
+        let context = self.0.context.try_read().ok()?;
+        // Set by a thread that held the lock before it mapped.
+        if self.0.has_bars.load(Ordering::Relaxed) {
+            return None;
         }
-        let Ok(context) = self.0.context.try_lock() else { return false };
-        let found = context.get_pa(PRIVILEGED, ObjectId(call.ioas_id), Iova(call.iova), call.length);
-        let Ok((address, length)) = found else { return false };
-        (call.out_phys, call.length) = (address.0, length);
-        true
+        let (address, length) = context.get_pa_of_memory(ObjectId(ioas), Iova(iova), length)?;
+        Some((address.0, length))
     }
 
     // Only what a hardware queue offers can be mapped, and there is none.
@@ -104,6 +106,7 @@ impl Process<ServedBacking> for Calling<'_> {
     fn file_backing(&self, descriptor: i32, start: u64, length: u64) -> Result<ServedBacking, Errno> {
         let served = self.caller.descriptors.get(descriptor);
         if let Some(slice) = served.ok().and_then(|file| BarSlice::new(&file, start, length)) {
+            self.iommufd.has_bars.store(true, Ordering::Relaxed);
             return slice.map(ServedBacking::Bar);
         }
         let page = start & !0xfff;
