@@ -85,18 +85,34 @@ pub fn compare(rounds: usize, things: &mut [&mut dyn FnMut() -> f64]) -> Rounds 
 /// # Errors
 /// The first error of a thing.
 pub fn try_compare<E>(rounds: usize, things: &mut [&mut dyn FnMut() -> Result<f64, E>]) -> Result<Rounds, E> {
+    let mut several: Vec<_> = things.iter_mut().map(|thing| move || thing().map(|figure| [figure])).collect();
+    let mut several: Vec<&mut dyn FnMut() -> Result<[f64; 1], E>> =
+        several.iter_mut().map(|thing| thing as _).collect();
+    let [rounds] = try_compare_several(rounds, &mut several)?;
+    Ok(rounds)
+}
+
+/// The same for things that tell several figures each round, such as what mapping took and what unmapping did.
+///
+/// # Errors
+/// The first error of a thing.
+pub fn try_compare_several<E, const N: usize>(
+    rounds: usize,
+    things: &mut [&mut dyn FnMut() -> Result<[f64; N], E>],
+) -> Result<[Rounds; N], E> {
     let warming = 2 + rounds / 10;
-    let mut figures = vec![Vec::with_capacity(rounds); things.len()];
+    let mut all = [const { Rounds { figures: Vec::new() } }; N];
+    all.iter_mut().for_each(|all| all.figures = vec![Vec::with_capacity(rounds); things.len()]);
     for round in 0..warming + rounds {
         for turn in 0..things.len() {
             let thing = if round % 2 == 0 { turn } else { things.len() - 1 - turn };
-            let figure = things[thing]()?;
+            let figures = things[thing]()?;
             if round >= warming {
-                figures[thing].push(figure);
+                all.iter_mut().zip(figures).for_each(|(all, figure)| all.figures[thing].push(figure));
             }
         }
     }
-    Ok(Rounds { figures })
+    Ok(all)
 }
 
 /// The nanoseconds that each of the `count` operations took which `work` does.

@@ -101,3 +101,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         () => 0,
     })
 }
+
+/// What is started to be measured itself.
+pub(crate) fn first_address() -> ExitCode {
+    match noiommu_bench::kernel_calls::first::child() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => crate::failed(false, &error),
+    }
+}

@@ -42,6 +42,9 @@ enum Room {
         proof: proof::Command,
     },
     Bench(bench::Options),
+    /// What `noiommu bench` starts to see how long a process takes to its first address
+    #[command(name = noiommu_bench::kernel_calls::first::ARGUMENT, hide = true)]
+    FirstAddress,
     /// Run a program written for /dev/iommu and VFIO, on a kernel without them
     Serve(serve::Options),
     /// List the PCI devices of this machine, and how each could be had
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         Room::Demo(options) => demo::run(&options),
         Room::Proof { proof } => proof.execute(),
         Room::Bench(options) => bench::run(&options),
+        Room::FirstAddress => bench::first_address(),
         Room::Serve(options) => serve::run(&options),
         Room::List(arguments) => list::run(&arguments),
         Room::Bind(arguments) => bind::bind(&arguments),

@@ -170,12 +170,12 @@ impl Drop for FakePins {
 impl Pins for FakePins {
     type Error = Errno;
 
-    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>) -> Result<(), Errno> {
+    fn runs(&self, sink: &mut dyn FnMut(&[PhysRun]) -> Result<(), Errno>) -> Result<(), Errno> {
         for (at, run) in self.runs.iter().enumerate() {
             if self.fail && at == self.runs.len() / 2 {
                 return Err(Errno::ENOMEM);
             }
-            sink(*run)?;
+            sink(std::slice::from_ref(run))?;
         }
         Ok(())
     }

@@ -19,6 +19,11 @@ pub enum Place {
     Automatic,
 }
 
+/// Where the areas go on behind one in `range`; nowhere at the end of the range.
+fn behind(area: IovaRange, range: IovaRange) -> Option<Iova> {
+    area.last().checked_add(1).filter(|next| *next <= range.last())
+}
+
 /// An I/O address space. Its areas live in the context's [`Store`], under the numbers that are the values of `space`.
 pub(crate) struct Ioas<P: Platform> {
     space: IovaSpace<u32>,
@@ -186,7 +191,7 @@ impl<P: Platform> Ioas<P> {
             self.remove(store, area.range, area.value);
             // Areas that fill the space add up to 2^64 bytes, which the uAPI answers as 0.
             bytes = bytes.wrapping_add(area.range.length().unwrap_or(0));
-            from = area.range.last().checked_add(1);
+            from = behind(area.range, range);
         }
         (bytes, Ok(()))
     }
@@ -295,7 +300,7 @@ impl<P: Platform> Ioas<P> {
                 self.empty_range(store, range);
                 return Err(error);
             }
-            from = area.range.last().checked_add(1);
+            from = behind(area.range, range);
         }
         Ok(())
     }
@@ -308,7 +313,7 @@ impl<P: Platform> Ioas<P> {
                 break;
             }
             self.empty(store, area.range, area.value);
-            from = area.range.last().checked_add(1);
+            from = behind(area.range, range);
         }
     }
 
@@ -340,23 +345,28 @@ impl<P: Platform> Ioas<P> {
         let in_one_piece = range.last() == IovaRange::ALL.last() && !*small_pages;
         let mut first = None;
         let mut done = 0u64;
-        let mut enter = |offset: u64, run: PhysRun| {
+        let mut enter = |offset: u64, runs: &[PhysRun]| {
             if !area.access.read && !area.access.write {
                 return Err(Errno::EINVAL);
             }
-            let expected = first.get_or_insert(run.address).checked_add(offset);
-            if in_one_piece && expected != Some(run.address) {
-                return Err(Errno::EINVAL);
-            }
-            let piece = if *small_pages { GRANULE } else { run.length };
-            let mut entered = 0;
-            while entered < run.length {
-                let address = run.address.checked_add(entered).ok_or(Errno::EIO)?;
-                let iova = Iova(range.first().0.wrapping_add(offset).wrapping_add(entered));
-                let after = offset.wrapping_add(entered).wrapping_add(piece);
-                writer.map(iova, address, piece, area.access, after == area.slice.length)?;
-                entered = entered.wrapping_add(piece);
-                done = after;
+            // Offsets stay below the area's length, which the store has checked.
+            let mut at = offset;
+            for run in runs {
+                let expected = first.get_or_insert(run.address).checked_add(at);
+                if in_one_piece && expected != Some(run.address) {
+                    return Err(Errno::EINVAL);
+                }
+                let piece = if *small_pages { GRANULE } else { run.length };
+                let mut entered = 0;
+                while entered < run.length {
+                    let address = run.address.checked_add(entered).ok_or(Errno::EIO)?;
+                    let iova = Iova(range.first().0.wrapping_add(at).wrapping_add(entered));
+                    let after = at.wrapping_add(entered).wrapping_add(piece);
+                    writer.map(iova, address, piece, area.access, after == area.slice.length)?;
+                    entered = entered.wrapping_add(piece);
+                    done = after;
+                }
+                at = at.wrapping_add(run.length);
             }
             Ok(())
         };

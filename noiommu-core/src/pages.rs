@@ -17,8 +17,10 @@ struct Pages<P: Platform> {
     users: u32,
     /// The first of the areas that are in a table now, linked by [`Area::next`].
     filled: u32,
-    /// The first of the stretches that are pinned, linked by [`Stretch::next`].
-    pinned: u32,
+    /// A stretch that is pinned. Nearly all memory has one at the most, which is found without another look elsewhere.
+    pinned: Option<Stretch<P::Pins>>,
+    /// The first of further ones, linked by [`Further::next`].
+    further: u32,
 }
 
 /// A pinned part of some memory. Every filled area that overlaps it counts as a user; it goes with the last of them.
@@ -27,6 +29,20 @@ struct Stretch<T> {
     end: u64,
     users: u32,
     pins: T,
+}
+
+impl<T> Stretch<T> {
+    /// Counts a user more or less where a slice overlaps it.
+    fn use_for(&mut self, slice: Slice, more: bool) {
+        if self.start < slice.end() && slice.start < self.end {
+            self.users = if more { self.users.saturating_add(1) } else { self.users.saturating_sub(1) };
+        }
+    }
+}
+
+/// One of several stretches of some memory.
+struct Further<T> {
+    stretch: Stretch<T>,
     next: u32,
 }
 
@@ -80,13 +96,13 @@ impl Area {
 pub(crate) struct Store<P: Platform> {
     pages: Slab<Option<Pages<P>>>,
     areas: Slab<Area>,
-    stretches: Slab<Option<Stretch<P::Pins>>>,
+    further: Slab<Option<Further<P::Pins>>>,
     tables: Slab<Option<P::Table>>,
 }
 
 impl<P: Platform> Store<P> {
     pub(crate) const fn new() -> Self {
-        Self { pages: Slab::new(), areas: Slab::new(), stretches: Slab::new(), tables: Slab::new() }
+        Self { pages: Slab::new(), areas: Slab::new(), further: Slab::new(), tables: Slab::new() }
     }
 
     /// Takes note of an IOAS's table; answers its number.
@@ -109,8 +125,16 @@ impl<P: Platform> Store<P> {
         writable: bool,
         caller: Caller,
     ) -> Result<u32, Errno> {
-        let pages = Pages { backing, base, writable, caller, users: 1, filled: NONE, pinned: NONE };
-        self.pages.put(Some(pages))
+        self.pages.put(Some(Pages {
+            backing,
+            base,
+            writable,
+            caller,
+            users: 1,
+            filled: NONE,
+            pinned: None,
+            further: NONE,
+        }))
     }
 
     /// A user more.
@@ -171,15 +195,15 @@ impl<P: Platform> Store<P> {
         self.areas.get(number).copied()
     }
 
-    /// Pins what of an area's memory is not pinned yet, and hands the physical runs to `sink`, in order, with their offsets
-    /// in the area, together exactly its length.
+    /// Pins what of an area's memory is not pinned yet, and hands the physical runs to `sink`, in order, several at a time with
+    /// the offset in the area of the first of them, together exactly its length.
     ///
     /// After an error the caller takes what `sink` got out of its table, then calls [`Store::let_go`].
     pub(crate) fn fill(
         &mut self,
         platform: &P,
         number: u32,
-        sink: &mut dyn FnMut(u64, PhysRun) -> Result<(), Errno>,
+        sink: &mut dyn FnMut(u64, &[PhysRun]) -> Result<(), Errno>,
     ) -> Result<(), P::Error> {
         let area = self.area(number).ok_or(Errno::EIO)?;
         let slice = area.slice;
@@ -190,11 +214,12 @@ impl<P: Platform> Store<P> {
             let offset = at.wrapping_sub(slice.start);
             let (covered, until) = self.covered(slice, at);
             let length = until.wrapping_sub(at);
-            let mut counting = |run: PhysRun| {
+            let mut counting = |runs: &[PhysRun]| {
                 // A source that names more memory than it was asked for is broken.
-                let after =
-                    given.checked_add(run.length).filter(|&after| after <= length).ok_or(Errno::EIO)?;
-                sink(offset.wrapping_add(given), run)?;
+                let more = runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.length));
+                let after = more.and_then(|more| given.checked_add(more)).filter(|&after| after <= length);
+                let after = after.ok_or(Errno::EIO)?;
+                sink(offset.wrapping_add(given), runs)?;
                 given = after;
                 Ok(())
             };
@@ -227,24 +252,23 @@ impl<P: Platform> Store<P> {
 
     /// Lets go of the stretches of some memory that no area uses.
     pub(crate) fn let_go(&mut self, pages: u32) {
-        let Some(mut link) = self.pages(pages).map(|pages| pages.pinned) else { return };
-        let mut before = NONE;
-        while let Some(stretch) = self.stretch(link) {
-            let next = stretch.next;
-            if stretch.users > 0 {
+        let Some(pages) = self.pages.get_mut(pages).and_then(Option::as_mut) else { return };
+        if pages.pinned.as_ref().is_some_and(|stretch| stretch.users == 0) {
+            pages.pinned = None;
+        }
+        let (mut link, mut before) = (pages.further, NONE);
+        while let Some(further) = self.further.get(link).and_then(Option::as_ref) {
+            let next = further.next;
+            if further.stretch.users > 0 {
                 before = link;
             } else {
-                match self.stretches.get_mut(before).and_then(Option::as_mut) {
+                match self.further.get_mut(before).and_then(Option::as_mut) {
                     Some(before) => before.next = next,
-                    None => {
-                        if let Some(pages) = self.pages_mut(pages) {
-                            pages.pinned = next;
-                        }
-                    }
+                    None => pages.further = next,
                 }
-                if let Some(place) = self.stretches.get_mut(link) {
+                if let Some(place) = self.further.get_mut(link) {
                     drop(place.take());
-                    self.stretches.free(link);
+                    self.further.free(link);
                 }
             }
             link = next;
@@ -316,39 +340,45 @@ impl<P: Platform> Store<P> {
         area: Area,
         at: u64,
         until: u64,
-        sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>,
+        sink: &mut dyn FnMut(&[PhysRun]) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let table = self.tables.get(area.table).and_then(Option::as_ref).ok_or(Errno::EIO)?;
         let first = Iova(area.first.0.wrapping_add(at.wrapping_sub(area.slice.start)));
         for segment in table.segments(IovaRange::with_length(first, until.wrapping_sub(at))?) {
             let segment = segment?;
-            sink(PhysRun { address: PhysAddr(segment.address.0), length: segment.length })?;
+            sink(&[PhysRun { address: PhysAddr(segment.address.0), length: segment.length }])?;
         }
         Ok(())
     }
 
     /// Pins `at..until` as a stretch without users.
     fn pin(&mut self, platform: &P, number: u32, at: u64, until: u64) -> Result<&P::Pins, P::Error> {
-        // Before the pin, so that a pinned stretch always has its place.
-        self.stretches.reserve(1)?;
         let pages = self.pages.get_mut(number).and_then(Option::as_mut).ok_or(Errno::EIO)?;
+        if pages.pinned.is_some() {
+            // Before the pin, so that a pinned stretch always has its place.
+            self.further.reserve(1)?;
+        }
         let access = Access { read: true, write: pages.writable };
         let pins = platform.pin(&pages.backing, at, until.wrapping_sub(at), access, pages.caller)?;
-        let stretch = Stretch { start: at, end: until, users: 0, pins, next: pages.pinned };
-        pages.pinned = self.stretches.put(Some(stretch))?;
-        let stretch = self.stretches.get(pages.pinned).and_then(Option::as_ref).ok_or(Errno::EIO)?;
-        Ok(&stretch.pins)
+        let stretch = Stretch { start: at, end: until, users: 0, pins };
+        if pages.pinned.is_none() {
+            return Ok(&pages.pinned.insert(stretch).pins);
+        }
+        pages.further = self.further.put(Some(Further { stretch, next: pages.further }))?;
+        let further = self.further.get(pages.further).and_then(Option::as_ref).ok_or(Errno::EIO)?;
+        Ok(&further.stretch.pins)
     }
 
     /// Counts a user more or less at every stretch that a slice overlaps.
     fn use_stretches(&mut self, slice: Slice, more: bool) {
-        let mut link = self.pages(slice.pages).map_or(NONE, |pages| pages.pinned);
-        while let Some(stretch) = self.stretches.get_mut(link).and_then(Option::as_mut) {
-            if stretch.start < slice.end() && slice.start < stretch.end {
-                stretch.users =
-                    if more { stretch.users.saturating_add(1) } else { stretch.users.saturating_sub(1) };
-            }
-            link = stretch.next;
+        let Some(pages) = self.pages.get_mut(slice.pages).and_then(Option::as_mut) else { return };
+        if let Some(stretch) = &mut pages.pinned {
+            stretch.use_for(slice, more);
+        }
+        let mut link = pages.further;
+        while let Some(further) = self.further.get_mut(link).and_then(Option::as_mut) {
+            further.stretch.use_for(slice, more);
+            link = further.next;
         }
     }
 
@@ -378,9 +408,5 @@ impl<P: Platform> Store<P> {
 
     fn pages_mut(&mut self, number: u32) -> Option<&mut Pages<P>> {
         self.pages.get_mut(number)?.as_mut()
-    }
-
-    fn stretch(&self, number: u32) -> Option<&Stretch<P::Pins>> {
-        self.stretches.get(number)?.as_ref()
     }
 }

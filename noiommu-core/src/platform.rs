@@ -31,12 +31,12 @@ pub trait Pins {
     /// What can go wrong in learning the addresses.
     type Error: From<Errno>;
 
-    /// Hands the memory's physical runs to `sink`, in order, together exactly the length that was pinned. Called once,
-    /// while the pins are held; an error of `sink` ends it and is passed on.
+    /// Hands the memory's physical runs to `sink`, in order, as many at a time as are at hand, together exactly the length that
+    /// was pinned. Called once, while the pins are held; an error of `sink` ends it and is passed on.
     ///
     /// # Errors
     /// Those of `sink`, and those of whoever knows the addresses.
-    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>) -> Result<(), Self::Error>;
+    fn runs(&self, sink: &mut dyn FnMut(&[PhysRun]) -> Result<(), Errno>) -> Result<(), Self::Error>;
 }
 
 /// What the engine runs on: memory that can be pinned, and memory for its tables.
@@ -82,8 +82,8 @@ pub trait Platform {
         caller: Caller,
     ) -> Result<Self::Pins, Self::Error>;
 
-    /// The largest alignment that automatic placement goes for: the size of a transparent huge page, or of a page where
-    /// there are none. A power of two.
+    /// The largest alignment that automatic placement goes for, a power of two. In Linux it is the size of a transparent huge page,
+    /// or of a page where there are none.
     fn huge_page(&self) -> u64 {
         1 << 21
     }

@@ -104,9 +104,11 @@ struct Pinned(u64);
 impl Pins for Pinned {
     type Error = Errno;
 
-    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> Result<(), Errno>) -> Result<(), Errno> {
+    fn runs(&self, sink: &mut dyn FnMut(&[PhysRun]) -> Result<(), Errno>) -> Result<(), Errno> {
         for _ in 0..black_box(self.0) {
-            sink(PhysRun { address: PhysAddr(unknown()), length: unknown() })?;
+            let run = || PhysRun { address: PhysAddr(unknown()), length: unknown() };
+            let runs = [run(), run(), run()];
+            sink(runs.get(..black_box(3)).unwrap_or(&runs))?;
         }
         Ok(())
     }

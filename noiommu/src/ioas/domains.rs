@@ -7,12 +7,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use noiommu_core::platform::Caller;
 use noiommu_core::{Errno, Iova, IovaRange, MapRequest, ObjectId};
 
 use super::Inner;
 use super::kernel::{Container, KernelAddresses, KernelDomain, KernelIoas};
 use crate::device::{Addressing, Backend};
-use crate::memory::{Backing, caller};
+use crate::memory::Backing;
 use crate::{Error, ErrorKind, Result};
 
 /// The engine's domain: a manual HWPT, which stays for the IOAS's life, so that attaching and detaching devices changes no
@@ -57,7 +58,9 @@ impl Domains {
     /// Maps in every domain, or in none.
     pub(super) fn map(&mut self, ioas: &Inner, request: MapRequest<Backing>) -> Result<IovaRange> {
         let (length, backing, access) = (request.length, request.backing.clone(), request.access);
-        let iova = ioas.context.engine().map(ioas.id, caller(), request)?;
+        // What the caller may do matters to nobody here: the kernel charges what is pinned by the privileges of whoever
+        // opened the source. And asking the kernel for them would be a call more for each mapping.
+        let iova = ioas.context.engine().map(ioas.id, Caller::default(), request)?;
         let range = IovaRange::with_length(iova, length)?;
         let mut done = 0;
         let mapped = self.kernel().try_for_each(|domain| {

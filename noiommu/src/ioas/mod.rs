@@ -25,7 +25,7 @@ pub use self::watch::{LateWrite, Occasion};
 use crate::buffer::DmaBuffer;
 use crate::context;
 use crate::device::{Addressing, Backend};
-use crate::memory::{Arena, Backing, PinKind};
+use crate::memory::{Arena, Backing, HUGE, PinKind};
 use crate::sim::{Creator, Freeing, Mapped};
 use crate::{Error, ErrorKind, Result};
 
@@ -93,6 +93,11 @@ impl Inner {
         }
         self.tell_freed(given.range, Freeing::Dropped);
         let mut quarantine = self.quarantine();
+        if quarantine.keeps_nothing() {
+            // Unmapped under the lock, as below: no device begins to master the bus meanwhile.
+            self.unmap(given.range);
+            return;
+        }
         let free = quarantine.give(given);
         self.let_go(free);
     }
@@ -360,8 +365,18 @@ impl Ioas {
             return Err(forked());
         }
         self.inner.context.raise_reports();
-        let request = MapRequest { backing, address, length, access, place };
-        self.inner.domains().map(&self.inner, request)
+        let mut domains = self.inner.domains();
+        let request = |address| MapRequest { backing: backing.clone(), address, length, access, place };
+        // Placement keeps to the alignment of the address, which matters to what is smaller than a huge page: IOVAs stay as close
+        // together as addresses are. What is larger goes to a multiple of its own size, so that it needs the fewest tables; where
+        // there is no such room, anywhere.
+        if place == Place::Automatic && length >= HUGE as u64 {
+            match domains.map(&self.inner, request(address % 4096)) {
+                Err(error) if error.errno() == Errno::ENOSPC => {}
+                done => return done,
+            }
+        }
+        domains.map(&self.inner, request(address))
     }
 
     /// What has been mapped: `range`, of which `length` bytes were asked for. `address`: of the memory in this process.

@@ -64,6 +64,11 @@ impl Quarantine {
         std::mem::take(&mut self.held)
     }
 
+    /// Whether a mapping that is given up now is answered at once, and nothing else.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.masters == 0 && self.watch.is_none()
+    }
+
     /// A mapping was given up: its memory is kept, or answered.
     pub(super) fn give(&mut self, given: Given) -> Vec<Given> {
         let left = match &mut self.watch {

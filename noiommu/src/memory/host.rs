@@ -1,5 +1,7 @@
 //! Whether this machine and process can do without an IOMMU at all.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use noiommu_core::Errno;
@@ -28,11 +30,23 @@ pub(crate) fn capabilities() -> CapabilitySet {
 pub(crate) fn check_machine() -> Result<()> {
     check_release(&kernel_release())?;
     // Not read, it must not pass for one that names no encryption.
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").map_err(|error| {
+    let cpuinfo = read_first_processor().map_err(|error| {
         Error::system("reading /proc/cpuinfo, to see whether memory is encrypted", error)
             .with_remedy("mount /proc; check the open-file limit (ulimit -n)")
     })?;
     check_encryption(&cpuinfo, Path::new("/dev"))
+}
+
+/// /proc/cpuinfo up to the flags of the first processor. All have the same, and the kernel takes its time for the text of each.
+fn read_first_processor() -> std::io::Result<String> {
+    let mut lines = BufReader::new(File::open("/proc/cpuinfo")?);
+    let mut text = String::new();
+    loop {
+        let before = text.len();
+        if lines.read_line(&mut text)? == 0 || text[before..].starts_with("flags") {
+            return Ok(text);
+        }
+    }
 }
 
 /// Refuses a kernel that is too old.

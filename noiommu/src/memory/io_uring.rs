@@ -21,7 +21,9 @@ use crate::{Error, Result};
 
 /// The kernel's limit for one buffer.
 const LONGEST_BUFFER: usize = 1 << 30;
-/// Slots of a ring for small pages: the kernel's limit.
+/// Slots of the first ring, which every process has: the kernel clears the room for them when it is made.
+const FIRST_SLOTS: u32 = 1024;
+/// Slots of a further ring for small pages: the kernel's limit.
 const SMALL_SLOTS: u32 = 16384;
 /// Slots of a ring for huge pages.
 const HUGE_SLOTS: u32 = 64;
@@ -122,7 +124,18 @@ struct Slot {
 struct Held {
     rings: Arc<Mutex<Rings>>,
     process: u32,
-    slots: Vec<Slot>,
+    /// Most mappings have but one, and need no room elsewhere for it.
+    first: Option<Slot>,
+    others: Vec<Slot>,
+}
+
+impl Held {
+    fn push(&mut self, slot: Slot) {
+        match self.first {
+            None => self.first = Some(slot),
+            Some(_) => self.others.push(slot),
+        }
+    }
 }
 
 impl Drop for Held {
@@ -132,7 +145,7 @@ impl Drop for Held {
             return;
         }
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        for Slot { huge, ring, slot } in self.slots.drain(..) {
+        for Slot { huge, ring, slot } in self.first.take().into_iter().chain(self.others.drain(..)) {
             if let Some(ring) = rings.of(huge).get_mut(ring) {
                 // A slot that cannot be cleared keeps its pages pinned and is not used again: a leak, but no lie.
                 match ring.set(slot, 0, 0) {
@@ -149,7 +162,7 @@ impl Drop for Held {
 impl IoUringPins {
     /// Opens a first ring, to see whether the kernel allows it.
     pub(crate) fn new() -> Result<Self> {
-        let ring = Ring::held(SMALL_SLOTS)?;
+        let ring = Ring::held(FIRST_SLOTS)?;
         let rings = Rings { small: vec![ring], huge: Vec::new() };
         Ok(Self { rings: Arc::new(Mutex::new(rings)), process: crate::process::id() })
     }
@@ -179,13 +192,14 @@ impl PinSource for IoUringPins {
 
     fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>> {
         // Dropped on every early return, which lets go of what is pinned so far; the lock is not held then.
-        let mut held = Held { rings: self.rings.clone(), process: self.process, slots: Vec::new() };
+        let mut held =
+            Held { rings: self.rings.clone(), process: self.process, first: None, others: Vec::new() };
         for piece in pieces {
             let mut done = 0;
             while done < piece.length {
                 let length = (piece.length - done).min(LONGEST_BUFFER);
                 let part = Piece { address: piece.address + done, length, huge: piece.huge };
-                held.slots.push(pin_part(&self.rings, part)?);
+                held.push(pin_part(&self.rings, part)?);
                 done += length;
             }
         }

@@ -7,6 +7,7 @@ mod io_uring;
 mod maps;
 mod pagemap;
 mod pin;
+mod scan;
 mod simulated;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,7 @@ use rustix::thread::CapabilitySet;
 pub use self::host::kernel_release;
 pub(crate) use self::host::{check_encryption, check_frames, check_release};
 pub(crate) use self::maps::{huge_bytes, read as read_maps};
+use self::pagemap::Pieces;
 pub(crate) use self::pagemap::{HUGE, Pagemap};
 pub use self::pin::PinKind;
 pub(crate) use self::pin::PinSource;
@@ -44,8 +46,8 @@ pub(crate) enum Backing {
 /// What the engine runs on in this process.
 pub(crate) struct Memory {
     source: Source,
-    /// See [`Platform::huge_page`].
-    huge_page: u64,
+    /// The size of a transparent huge page, or of a page where there are none.
+    transparent: u64,
 }
 
 enum Source {
@@ -85,23 +87,28 @@ impl Memory {
         let pins = source(choice, pagemap.page_size())?;
         tracing::debug!(pin = pins.kind().name(), "memory is pinned for real");
         let thp = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
-        let huge_page = if thp { HUGE as u64 } else { 4096 };
-        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) }, huge_page })
+        let transparent = if thp { HUGE as u64 } else { 4096 };
+        Ok(Self { source: Source::Real { pins, pagemap: Arc::new(pagemap) }, transparent })
     }
 
     /// Made-up physical memory; only simulated devices can use it.
     pub(crate) fn simulated() -> Self {
-        Self { source: Source::Simulated(Arc::default()), huge_page: HUGE as u64 }
+        Self { source: Source::Simulated(Arc::default()), transparent: HUGE as u64 }
     }
 
     /// No memory at all: addresses are what `frames` says.
     pub(crate) fn told(frames: Arc<Frames>) -> Self {
-        Self { source: Source::Told(frames), huge_page: HUGE as u64 }
+        Self { source: Source::Told(frames), transparent: HUGE as u64 }
     }
 
     /// No memory that the engine could pin, and why.
     pub(crate) fn missing(why: Error) -> Self {
-        Self { source: Source::Missing(Box::new(why)), huge_page: HUGE as u64 }
+        Self { source: Source::Missing(Box::new(why)), transparent: HUGE as u64 }
+    }
+
+    /// What the kernel's own iommufd aligns IOVAs to at the most.
+    pub(crate) fn transparent(&self) -> u64 {
+        self.transparent
     }
 
     /// How the engine pins; the reason where it cannot.
@@ -137,8 +144,9 @@ impl Memory {
             Source::Real { pins, pagemap } => {
                 // Where there was one that would keep the memory, there must be one.
                 guardian::check()?;
-                let pin = pins.pin(&pagemap.pieces(address, length)?)?;
-                Held::Real { pagemap: pagemap.clone(), address, length, _pin: pin }
+                let pieces = pagemap.pieces(address, length)?;
+                let pin = pins.pin(&pieces)?;
+                Held::Real { pagemap: pagemap.clone(), pieces, _pin: pin }
             }
         };
         Ok(HostPins { held, view })
@@ -180,6 +188,9 @@ fn dax() -> Error {
         .with_remedy("use anonymous memory, a memfd or hugetlb pages")
 }
 
+/// What IOVAs are aligned to at the most: 1 GiB, which one table of 2 MiB leaves maps.
+pub(crate) const LARGEST_ALIGNMENT: u64 = 1 << 30;
+
 impl Platform for Memory {
     type Error = Error;
     type Backing = Backing;
@@ -188,7 +199,7 @@ impl Platform for Memory {
     type Table = Arc<Table<Arena>>;
 
     fn huge_page(&self) -> u64 {
-        self.huge_page
+        LARGEST_ALIGNMENT
     }
 
     fn is_file(&self, backing: &Backing) -> bool {
@@ -228,7 +239,7 @@ pub(crate) struct HostPins {
 }
 
 enum Held {
-    Real { pagemap: Arc<Pagemap>, address: usize, length: usize, _pin: Box<dyn Send + Sync> },
+    Real { pagemap: Arc<Pagemap>, pieces: Pieces, _pin: Box<dyn Send + Sync> },
     Simulated(simulated::SimulatedPins),
     Told(Vec<(PhysAddr, u64)>),
 }
@@ -238,21 +249,27 @@ impl Pins for HostPins {
 
     fn runs(
         &self,
-        sink: &mut dyn FnMut(PhysRun) -> std::result::Result<(), Errno>,
+        sink: &mut dyn FnMut(&[PhysRun]) -> std::result::Result<(), Errno>,
     ) -> std::result::Result<(), Error> {
-        let mut each = |address: PhysAddr, length: u64| Ok(sink(PhysRun { address, length })?);
         match &self.held {
-            Held::Real { pagemap, address, length, .. } => {
-                let file_or_shared = pagemap.runs(*address, *length, &mut each)?;
+            Held::Real { pagemap, pieces, .. } => {
+                let file_or_shared = pagemap.runs(pieces, &mut |runs| Ok(sink(runs)?))?;
                 // Only memory of files can be DAX, and a look at the list of mappings is slow; a view is of shared memory,
                 // as has been seen when it was made.
-                if file_or_shared && self.view.is_none() && maps::has_dax(*address, *length)? {
-                    return Err(dax());
+                if file_or_shared && self.view.is_none() {
+                    for piece in pieces.iter() {
+                        if maps::has_dax(piece.address, piece.length)? {
+                            return Err(dax());
+                        }
+                    }
                 }
                 Ok(())
             }
-            Held::Simulated(pins) => pins.runs(&mut each),
-            Held::Told(runs) => runs.iter().try_for_each(|&(address, length)| each(address, length)),
+            Held::Simulated(pins) => Ok(sink(&pins.runs())?),
+            Held::Told(runs) => {
+                let runs = runs.iter().map(|&(address, length)| PhysRun { address, length });
+                Ok(sink(&runs.collect::<Vec<_>>())?)
+            }
         }
     }
 }

@@ -1,14 +1,16 @@
 //! Physical frames of this process's pages, from /proc/self/pagemap.
 //!
-//! Entry format and PAGEMAP_SCAN: the kernel's *Documentation/admin-guide/mm/pagemap.rst*.
+//! Entry format: the kernel's *Documentation/admin-guide/mm/pagemap.rst*.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use noiommu_core::platform::PhysRun;
 use noiommu_core::{Errno, PhysAddr};
 
+use super::scan;
 use crate::error::{ErrorKind, errno_of};
 use crate::{Error, Result};
 
@@ -100,96 +102,190 @@ impl Pagemap {
         file.read_exact_at(bytes, page as u64 * 8).map_err(|e| Error::system("reading /proc/self/pagemap", e))
     }
 
-    /// Hands the physical runs of `length` bytes at `address` to `sink`, which are pinned, and tells whether there was a page
-    /// of a file or of shared memory among them. Neighbouring pages that are neighbours in memory too are told as one. A huge page is believed to be contiguous because the kernel says that
-    /// it maps it as one, now that it is pinned; everything else is read page by page.
+    /// Hands the physical runs of memory that is pinned to `sink`, several at a time, and tells whether there was a page of a file
+    /// or of shared memory among them. Neighbouring pages that are neighbours in memory too are told as one run. A huge page is
+    /// believed to be contiguous because the kernel says that it maps it as one, now that it is pinned; everything else is read
+    /// page by page.
     pub(crate) fn runs(
         &self,
-        address: usize,
-        length: usize,
-        sink: &mut dyn FnMut(PhysAddr, u64) -> Result<()>,
+        pieces: &[Piece],
+        sink: &mut dyn FnMut(&[PhysRun]) -> Result<()>,
     ) -> Result<bool> {
+        // One page is asked for so often that it is worth a way of its own.
+        if let &[Piece { address, length, .. }] = pieces
+            && address % self.page_size + length <= self.page_size
+        {
+            let entry = self.entry(address)?;
+            let Some(frame) = entry.frame(self.page_size) else { return Err(no_frame(entry, address)) };
+            let address = PhysAddr(frame.0 + (address % self.page_size) as u64);
+            sink(&[PhysRun { address, length: length as u64 }])?;
+            return Ok(entry.file_or_shared());
+        }
         let file = self.file()?;
-        let mut file_or_shared = false;
-        let mut joined: Option<(PhysAddr, u64)> = None;
-        let mut add = |place: PhysAddr, bytes: u64| {
-            if let Some((start, so_far)) = &mut joined
-                && start.checked_add(*so_far) == Some(place)
-            {
-                *so_far += bytes;
-                return Ok(());
-            }
-            match joined.replace((place, bytes)) {
-                Some((start, bytes)) => sink(start, bytes),
-                None => Ok(()),
-            }
-        };
-        let mut buffer = Vec::new();
-        for piece in self.pieces_of(&file, address, length) {
-            let step = if piece.huge { HUGE } else { self.page_size };
-            let mut at = piece.address;
-            let end = piece.address + piece.length;
-            while at < end {
-                let in_page = at % step;
-                let pages = if piece.huge { 1 } else { (end - (at - in_page)).div_ceil(step).min(BATCH) };
-                buffer.resize(pages * 8, 0);
-                self.read(&file, (at - in_page) / self.page_size, &mut buffer)?;
-                for entry in buffer.as_chunks().0 {
-                    let entry = PageEntry(u64::from_ne_bytes(*entry));
-                    let Some(frame) = entry.frame(self.page_size) else { return Err(no_frame(entry, at)) };
-                    file_or_shared |= entry.file_or_shared();
-                    let bytes = (step - at % step).min(end - at);
-                    add(PhysAddr(frame.0 + (at % step) as u64), bytes as u64)?;
-                    at += bytes;
-                }
-            }
-        }
-        if let Some((start, bytes)) = joined {
-            sink(start, bytes)?;
-        }
-        Ok(file_or_shared)
-    }
-
-    /// Splits a range where its page size changes. On a kernel that cannot tell (before 6.7), or whose base page is not
-    /// 4 KiB, it is one piece that is not huge, which is always right and only slower.
-    pub(crate) fn pieces(&self, address: usize, length: usize) -> Result<Vec<Piece>> {
-        let file = self.file()?;
-        Ok(self.pieces_of(&file, address, length))
-    }
-
-    fn pieces_of(&self, file: &File, address: usize, length: usize) -> Vec<Piece> {
-        let plain = || vec![Piece { address, length, huge: false }];
-        // Whole huge pages alone are of interest.
-        let (Some(first), last) = (address.checked_next_multiple_of(HUGE), (address + length) / HUGE * HUGE)
-        else {
-            return plain();
-        };
-        if self.page_size != 4096 || first >= last {
-            return plain();
-        }
-        let Some(regions) = scan_huge(file, first, last) else { return plain() };
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut at = address;
-        for (start, end) in regions {
-            let (start, end) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
-            if start >= end {
+        let pages = pieces.iter().map(|piece| piece.length).sum::<usize>().div_ceil(self.page_size) + 1;
+        let mut runs = Runs::new(pages, sink);
+        let mut bytes = Vec::new();
+        let mut seen = 0;
+        for piece in pieces {
+            if !piece.huge {
+                seen |= self.pages(&file, *piece, &mut bytes, &mut runs)?;
                 continue;
             }
-            if at < start {
-                pieces.push(Piece { address: at, length: start - at, huge: false });
+            // It was huge before it was pinned. What counts is what it is since.
+            for piece in self.proved(&file, *piece).iter() {
+                seen |= match piece.huge {
+                    true => self.huge_pages(&file, *piece, &mut runs)?,
+                    false => self.pages(&file, *piece, &mut bytes, &mut runs)?,
+                };
             }
-            match pieces.last_mut() {
-                Some(before) if before.huge && before.address + before.length == start => {
-                    before.length += end - start;
-                }
-                _ => pieces.push(Piece { address: start, length: end - start, huge: true }),
+        }
+        runs.flush()?;
+        Ok(PageEntry(seen).file_or_shared())
+    }
+
+    /// Reads every entry of a piece. Answers all bits that were seen.
+    fn pages(&self, file: &File, piece: Piece, bytes: &mut Vec<u8>, runs: &mut Runs<'_>) -> Result<u64> {
+        let (mut at, end) = (piece.address, piece.address + piece.length);
+        let mut before = at % self.page_size;
+        let mut seen = 0;
+        while at < end {
+            let first = at - before;
+            bytes.resize((end - first).div_ceil(self.page_size).min(BATCH) * 8, 0);
+            self.read(file, first / self.page_size, bytes)?;
+            for entry in bytes.as_chunks().0 {
+                let entry = PageEntry(u64::from_ne_bytes(*entry));
+                let Some(frame) = entry.frame(self.page_size) else { return Err(no_frame(entry, at)) };
+                seen |= entry.0;
+                let length = (self.page_size - before).min(end - at);
+                runs.push(frame.0 + before as u64, length as u64)?;
+                (at, before) = (at + length, 0);
             }
-            at = end;
         }
-        if at < address + length {
-            pieces.push(Piece { address: at, length: address + length - at, huge: false });
+        Ok(seen)
+    }
+
+    /// Reads one entry for each huge page of a piece, which is made of such.
+    fn huge_pages(&self, file: &File, piece: Piece, runs: &mut Runs<'_>) -> Result<u64> {
+        let mut seen = 0;
+        for at in (piece.address..piece.address + piece.length).step_by(HUGE) {
+            let mut bytes = [0; 8];
+            self.read(file, at / self.page_size, &mut bytes)?;
+            let entry = PageEntry(u64::from_ne_bytes(bytes));
+            let Some(frame) = entry.frame(self.page_size) else { return Err(no_frame(entry, at)) };
+            seen |= entry.0;
+            runs.push(frame.0, HUGE as u64)?;
         }
-        pieces
+        Ok(seen)
+    }
+
+    /// Splits a range where its page size changes, as it is at present. On a kernel that cannot tell (before 6.7), or whose base page
+    /// is not 4 KiB, it is one piece that is not huge, which is always right and only slower.
+    pub(crate) fn pieces(&self, address: usize, length: usize) -> Result<Pieces> {
+        let whole = Piece { address, length, huge: false };
+        Ok(match self.whole_huge_pages(whole) {
+            Some((first, last)) => split(whole, scan::find_huge(&*self.file()?, first, last)),
+            None => Pieces::One([whole]),
+        })
+    }
+
+    /// The same for a range that is pinned by now, with nothing taken on trust.
+    fn proved(&self, file: &File, piece: Piece) -> Pieces {
+        match self.whole_huge_pages(piece) {
+            Some((first, last)) => split(piece, scan::all_huge(file, first, last)),
+            None => Pieces::One([Piece { huge: false, ..piece }]),
+        }
+    }
+
+    /// Where whole huge pages could be in a range: these alone are of interest.
+    fn whole_huge_pages(&self, Piece { address, length, .. }: Piece) -> Option<(usize, usize)> {
+        let (first, last) = (address.checked_next_multiple_of(HUGE)?, (address + length) / HUGE * HUGE);
+        (self.page_size == 4096 && first < last).then_some((first, last))
+    }
+}
+
+/// Pieces of a range, in order.
+#[derive(Debug)]
+pub(crate) enum Pieces {
+    /// All of it is one.
+    One([Piece; 1]),
+    Several(Vec<Piece>),
+}
+
+impl Deref for Pieces {
+    type Target = [Piece];
+
+    fn deref(&self) -> &[Piece] {
+        match self {
+            Self::One(piece) => piece,
+            Self::Several(pieces) => pieces,
+        }
+    }
+}
+
+/// Cuts a range at the huge parts of it.
+fn split(whole: Piece, huge: Option<Vec<(usize, usize)>>) -> Pieces {
+    let Piece { address, length, .. } = whole;
+    let Some(huge) = huge.filter(|huge| !huge.is_empty()) else {
+        return Pieces::One([Piece { huge: false, ..whole }]);
+    };
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut at = address;
+    for (start, end) in huge {
+        let (start, end) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+        if start >= end {
+            continue;
+        }
+        if at < start {
+            pieces.push(Piece { address: at, length: start - at, huge: false });
+        }
+        match pieces.last_mut() {
+            Some(before) if before.huge && before.address + before.length == start => {
+                before.length += end - start;
+            }
+            _ => pieces.push(Piece { address: start, length: end - start, huge: true }),
+        }
+        at = end;
+    }
+    if at < address + length {
+        pieces.push(Piece { address: at, length: address + length - at, huge: false });
+    }
+    Pieces::Several(pieces)
+}
+
+/// Runs on their way to a sink: neighbours in memory become one, and many are handed over at a time.
+struct Runs<'a> {
+    held: Vec<PhysRun>,
+    sink: &'a mut dyn FnMut(&[PhysRun]) -> Result<()>,
+}
+
+impl<'a> Runs<'a> {
+    /// Runs handed over at a time: 8 KiB.
+    const MOST: usize = 512;
+
+    /// There will be `most` runs at the most.
+    fn new(most: usize, sink: &'a mut dyn FnMut(&[PhysRun]) -> Result<()>) -> Self {
+        Self { held: Vec::with_capacity(most.min(Self::MOST)), sink }
+    }
+
+    #[inline]
+    fn push(&mut self, address: u64, length: u64) -> Result<()> {
+        if let Some(last) = self.held.last_mut() {
+            if last.address.0 + last.length == address {
+                last.length += length;
+                return Ok(());
+            }
+            if self.held.len() >= Self::MOST {
+                self.flush()?;
+            }
+        }
+        self.held.push(PhysRun { address: PhysAddr(address), length });
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let handed = (self.sink)(&self.held);
+        self.held.clear();
+        handed
     }
 }
 
@@ -223,67 +319,6 @@ pub(crate) fn hidden_frames() -> Error {
     .with_remedy("run it as root or with CAP_SYS_ADMIN in the first user namespace: setcap cap_sys_admin,cap_ipc_lock,cap_sys_rawio+ep PROGRAM")
 }
 
-/// PAGEMAP_SCAN's argument (struct pm_scan_arg, Linux 6.7).
-#[repr(C)]
-#[derive(Default)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct ScanRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `_IOWR('f', 16, struct pm_scan_arg)`.
-const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
-/// PAGE_IS_HUGE: mapped by a PMD or larger.
-const PAGE_IS_HUGE: u64 = 1 << 6;
-
-/// The parts of `first..last` that huge pages map, in order; `None` where the kernel cannot tell.
-fn scan_huge(file: &File, first: usize, last: usize) -> Option<Vec<(usize, usize)>> {
-    let mut found = Vec::new();
-    let mut regions = [ScanRegion::default(); 64];
-    let mut start = first as u64;
-    while start < last as u64 {
-        let mut argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            start,
-            end: last as u64,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: regions.len() as u64,
-            category_mask: PAGE_IS_HUGE,
-            return_mask: PAGE_IS_HUGE,
-            ..ScanArgument::default()
-        };
-        // SAFETY: the argument and the vector it names live through the call, which writes at most `vec_len` regions.
-        let count = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
-        let regions = regions.get(..usize::try_from(count).ok()?)?;
-        found.extend(regions.iter().map(|region| (region.start as usize, region.end as usize)));
-        if argument.walk_end <= start {
-            break;
-        }
-        start = argument.walk_end;
-    }
-    Some(found)
-}
-
-const _: () = assert!(size_of::<ScanArgument>() == 0x60);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,7 +337,7 @@ mod tests {
     fn ranges_without_a_whole_huge_page_are_one_piece() {
         let pagemap = Pagemap::open().unwrap();
         for (address, length) in [(0x1000, 0x1000), (HUGE - 0x1000, HUGE), (HUGE, HUGE - 0x1000)] {
-            assert_eq!(pagemap.pieces(address, length).unwrap(), [Piece { address, length, huge: false }]);
+            assert_eq!(*pagemap.pieces(address, length).unwrap(), [Piece { address, length, huge: false }]);
         }
     }
 }

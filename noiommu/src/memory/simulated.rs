@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use noiommu_core::PhysAddr;
+use noiommu_core::platform::PhysRun;
 
 const PAGE: usize = 4096;
 /// Frames lie below 2^40 bytes: as in a large machine, beyond 32 bits.
@@ -87,17 +88,16 @@ impl State {
 
 impl SimulatedPins {
     /// The frames, page by page.
-    pub(crate) fn runs(&self, sink: &mut dyn FnMut(PhysAddr, u64) -> crate::Result<()>) -> crate::Result<()> {
+    pub(crate) fn runs(&self) -> Vec<PhysRun> {
         let end = self.address + self.length;
-        for page in pages(self.address, self.length) {
-            let frame =
-                self.memory.state.lock().unwrap_or_else(PoisonError::into_inner).pages.get(&page).copied();
-            let Some(frame) = frame else { continue };
+        let state = self.memory.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = pages(self.address, self.length).filter_map(|page| {
+            let frame = state.pages.get(&page)?;
             let start = page.max(self.address);
-            let bytes = (page + PAGE).min(end) - start;
-            sink(PhysAddr(frame * PAGE as u64 + (start - page) as u64), bytes as u64)?;
-        }
-        Ok(())
+            let address = PhysAddr(frame * PAGE as u64 + (start - page) as u64);
+            Some(PhysRun { address, length: ((page + PAGE).min(end) - start) as u64 })
+        });
+        runs.collect()
     }
 }
 
@@ -128,21 +128,15 @@ mod tests {
     fn pages_keep_their_frame_while_pinned() {
         let memory = Arc::new(SimulatedMemory::default());
         let first = memory.pin(0x10000, 0x4000);
-        let mut runs = Vec::new();
-        first
-            .runs(&mut |place, bytes| {
-                runs.push((place, bytes));
-                Ok(())
-            })
-            .unwrap();
+        let runs = first.runs();
         assert_eq!(runs.len(), 4);
-        assert!(runs.windows(2).any(|pair| pair[0].0.0 + 4096 != pair[1].0.0), "scattered");
+        assert!(runs.windows(2).any(|pair| pair[0].address.0 + 4096 != pair[1].address.0), "scattered");
         let second = memory.pin(0x11000, 0x1000);
         drop(first);
-        assert_eq!(memory.find(PhysAddr(runs[1].0.0 + 5)), Some((0x11005, 4091)));
-        assert_eq!(memory.find(runs[0].0), None, "gone with its last pin");
+        assert_eq!(memory.find(PhysAddr(runs[1].address.0 + 5)), Some((0x11005, 4091)));
+        assert_eq!(memory.find(runs[0].address), None, "gone with its last pin");
         drop(second);
-        assert_eq!(memory.find(runs[1].0), None);
+        assert_eq!(memory.find(runs[1].address), None);
         assert!(memory.state.lock().unwrap().frames.is_empty());
     }
 }

@@ -150,7 +150,7 @@ impl Platform for ServedMemory {
     type Table = Arc<Table<Arena>>;
 
     fn huge_page(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.huge_page()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).memory.transparent()
     }
 
     fn is_file(&self, backing: &ServedBacking) -> bool {
@@ -200,10 +200,10 @@ pub(super) enum ServedPins {
 impl Pins for ServedPins {
     type Error = Error;
 
-    fn runs(&self, sink: &mut dyn FnMut(PhysRun) -> std::result::Result<(), Errno>) -> Result<()> {
+    fn runs(&self, sink: &mut dyn FnMut(&[PhysRun]) -> std::result::Result<(), Errno>) -> Result<()> {
         match self {
             Self::Memory { pins, .. } => pins.runs(sink),
-            Self::Bar(runs) => Ok(runs.iter().try_for_each(|run| sink(*run))?),
+            Self::Bar(runs) => Ok(sink(runs)?),
         }
     }
 }
