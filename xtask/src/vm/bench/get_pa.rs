@@ -37,20 +37,42 @@ fn pack(project: &Project, files: &mut Tree) -> Result<()> {
     files.add_programs(&[pack::compile_c(project, "get_pa_cost")?])
 }
 
-/// Of each turn, the ratio of the two processes' medians; the row is the median turn.
+/// One of the two processes of a turn. Its rounds time the call, and beside it a system call that does nothing.
+struct Process {
+    /// Nanoseconds of a call.
+    call: f64,
+    /// Nanoseconds of the yardstick.
+    nothing: f64,
+    /// How many yardsticks a call takes, round by round: the median.
+    relative: f64,
+}
+
+impl Process {
+    fn of(told: &Value) -> Result<Self> {
+        let (calls, nothing) = (numbers(&told["get_pa"])?, numbers(&told["syscall"])?);
+        let relative: Vec<f64> = calls.iter().zip(&nothing).map(|(call, nothing)| call / nothing).collect();
+        let median = |times: &[f64]| Ratio::of(times).value;
+        Ok(Self { call: median(&calls), nothing: median(&nothing), relative: median(&relative) })
+    }
+}
+
+/// The two processes of a turn run one after the other, on a machine that others use: each is measured by the yardstick that it timed
+/// in the same rounds, which is the same work in both, and these measures are compared. The row is the median turn.
 fn rows(turns: &[Value]) -> Result<Vec<Row>> {
-    let medians = |by: &str, key: &str| {
-        let median = |turn: &Value| numbers(&turn[by][key]).map(|times| Ratio::of(&times).value);
-        turns.iter().map(median).collect::<Result<Vec<f64>>>().with_context(|| format!("{key} by {by}"))
+    let all = |by: &str| {
+        let processes = turns.iter().map(|turn| Process::of(&turn[by]));
+        processes.collect::<Result<Vec<Process>>>().with_context(|| format!("what {by} answered"))
     };
-    let (kernel, preload) = (medians("kernel", "get_pa")?, medians("preload", "get_pa")?);
-    let ratios: Vec<f64> = preload.iter().zip(&kernel).map(|(preload, kernel)| preload / kernel).collect();
-    let nothing = medians("kernel", "syscall")?;
+    let (kernel, preload) = (all("kernel")?, all("preload")?);
+    let ratios: Vec<f64> =
+        preload.iter().zip(&kernel).map(|(preload, kernel)| preload.relative / kernel.relative).collect();
+    let median =
+        |of: &[Process], what: fn(&Process) -> f64| Ratio::of(&of.iter().map(what).collect::<Vec<_>>()).value;
     let row = ONE_PAGE
         .ratio(Ratio::of(&ratios))
-        .part("preload", Ratio::of(&preload).value)
-        .part("kernel", Ratio::of(&kernel).value)
-        .part("a system call that does nothing", Ratio::of(&nothing).value);
+        .part("preload", median(&preload, |process| process.call))
+        .part("kernel", median(&kernel, |process| process.call))
+        .part("a system call that does nothing", median(&kernel, |process| process.nothing));
     Ok(vec![row])
 }
 
@@ -60,13 +82,27 @@ mod tests {
 
     use super::*;
 
+    /// A process whose calls take `call` and whose yardstick takes `nothing`, but for one round that was interrupted.
+    fn process(call: f64, nothing: f64) -> Value {
+        json!({"get_pa": [call, 100.0 * call, call], "syscall": [nothing, nothing, 100.0 * nothing]})
+    }
+
     #[test]
-    fn the_row_is_the_median_turn() {
-        let times = |time: f64| json!({"get_pa": [time, 2.0 * time, 0.0], "syscall": [7, 7, 7]});
-        let turn = |preload: f64, kernel: f64| json!({"kernel": times(kernel), "preload": times(preload)});
-        let rows = rows(&[turn(2.0, 10.0), turn(30.0, 100.0), turn(1.0, 1.0)]).unwrap();
+    fn the_row_is_the_median_turn_by_the_yardstick() {
+        let turn = |preload: Value, kernel: Value| json!({"kernel": kernel, "preload": preload});
+        let turns = [
+            turn(process(2.0, 1.0), process(10.0, 1.0)),
+            // The machine was four times as slow for one of the two.
+            turn(process(12.0, 4.0), process(10.0, 1.0)),
+            turn(process(9.0, 1.0), process(10.0, 1.0)),
+        ];
+        let rows = rows(&turns).unwrap();
         assert_eq!(rows[0].figure.as_ref().unwrap().value, 0.3);
         assert!(rows[0].met() == Some(false) && rows[0].parts.len() == 3);
-        assert!(super::rows(&[json!({"kernel": times(1.0)})]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_told_is_an_error() {
+        assert!(rows(&[json!({"kernel": process(1.0, 1.0)})]).is_err());
     }
 }
