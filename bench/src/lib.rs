@@ -6,6 +6,7 @@
 pub mod areas;
 mod arena;
 pub mod kernel_calls;
+pub mod lookup;
 pub mod measure;
 pub mod random;
 pub mod render;

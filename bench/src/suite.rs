@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::row::{Row, Subject};
-use crate::{areas, kernel_calls, table_memory};
+use crate::{areas, kernel_calls, lookup, table_memory};
 
 /// How to measure.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,16 @@ pub struct Group {
 }
 
 /// The groups, in the order in which they run.
-pub const GROUPS: &[Group] = &[kernel_calls::MAP, kernel_calls::FIRST, areas::AREAS, table_memory::MEMORY];
+pub const GROUPS: &[Group] = &[
+    lookup::VIEW,
+    lookup::ADDRESS,
+    lookup::RUN,
+    lookup::THREADS,
+    kernel_calls::MAP,
+    kernel_calls::FIRST,
+    areas::AREAS,
+    table_memory::MEMORY,
+];
 
 /// How far a run is.
 #[derive(Clone, Debug)]

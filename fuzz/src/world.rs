@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, IndexWord, Table, TableMemory};
+use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory};
 use noiommu_core::{Errno, ObjectId, PhysAddr, UserMemory};
 
 /// Bytes of a page.
@@ -227,14 +227,29 @@ impl Platform for Fake {
 pub(crate) struct Frames {
     chunks: [OnceLock<Box<[Frame]>>; 20],
     left: Rc<Cell<Option<u64>>>,
-    /// The index of the first 16 GiB: what is beyond has none.
-    index: Box<[IndexWord]>,
+    /// The index of the first 128 MiB: what is beyond has none.
+    words: Box<[Slot]>,
+    entries: Box<[Slot]>,
 }
 
 impl Frames {
     /// Frames that may still be taken: as many as `left` says, one at a time.
     pub(crate) fn limited(left: Rc<Cell<Option<u64>>>) -> Self {
-        Self { chunks: Default::default(), left, index: (0..1 << 13).map(|_| IndexWord::new()).collect() }
+        Self {
+            chunks: Default::default(),
+            left,
+            words: (0..64).map(|_| Slot::new()).collect(),
+            entries: (0..64 * 512).map(|_| Slot::new()).collect(),
+        }
+    }
+}
+
+impl Frames {
+    fn spend(&self) -> Result<(), Errno> {
+        match self.left.get() {
+            Some(left) => Ok(self.left.set(Some(left.checked_sub(1).ok_or(Errno::ENOMEM)?))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -247,24 +262,19 @@ impl TableMemory for Frames {
 
     fn grow(&self, frames: u64) -> Result<u64, Errno> {
         // One at a time, so that want of memory can come at each of them.
-        if let Some(left) = self.left.get() {
-            self.left.set(Some(left.checked_sub(1).ok_or(Errno::ENOMEM)?));
-        }
+        self.spend()?;
         let chunk = frames.ilog2();
         let slot = self.chunks.get(chunk as usize).ok_or(Errno::ENOMEM)?;
         slot.get_or_init(|| (0..1u64 << chunk).map(|_| Frame::new()).collect());
         Ok(frames)
     }
 
-    fn index(&self) -> &[IndexWord] {
-        &self.index
+    fn index(&self) -> Index<'_> {
+        Index { words: &self.words, entries: &self.entries }
     }
 
-    fn prepare_index(&self, _: u64, _: u64) -> Result<(), Errno> {
-        match self.left.get() {
-            Some(left) => Ok(self.left.set(Some(left.checked_sub(1).ok_or(Errno::ENOMEM)?))),
-            None => Ok(()),
-        }
+    fn prepare_table(&self, _: usize) -> Result<(), Errno> {
+        self.spend()
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use loom::thread;
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, IndexWord, Table, TableMemory, TableWriter};
+use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory, TableWriter};
 use noiommu_core::{Errno, Iova, IovaRange, PhysAddr};
 
 /// A handful of frames, there from the beginning.
-struct Frames(Vec<Frame>, Vec<IndexWord>);
+struct Frames(Vec<Frame>, Vec<Slot>, Vec<Slot>);
 
 impl TableMemory for Frames {
     fn frame(&self, number: u64) -> Option<&Frame> {
@@ -21,8 +21,8 @@ impl TableMemory for Frames {
         if frames <= self.0.len() as u64 { Ok(self.0.len() as u64) } else { Err(Errno::ENOMEM) }
     }
 
-    fn index(&self) -> &[IndexWord] {
-        &self.1
+    fn index(&self) -> Index<'_> {
+        Index { words: &self.1, entries: &self.2 }
     }
 }
 
@@ -48,7 +48,8 @@ fn explore(
     model.check(move || {
         let table = Arc::new(Table::new(Frames(
             (0..frames).map(|_| Frame::new()).collect(),
-            (0..words).map(|_| IndexWord::new()).collect(),
+            (0..words).map(|_| Slot::new()).collect(),
+            (0..words * 512).map(|_| Slot::new()).collect(),
         )));
         let mut writer = TableWriter::new(table.clone()).unwrap();
         prepare(&mut writer);

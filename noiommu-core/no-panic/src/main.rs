@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::{self, Access};
-use noiommu_core::table::{Frame, IndexWord, Table, TableMemory, TableWriter};
+use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory, TableWriter};
 use noiommu_core::vfio::config::{Container, Feature, Interface, Options};
 use noiommu_core::vfio::group::DeviceGroup;
 use noiommu_core::{
@@ -64,7 +64,8 @@ fn unknown() -> u64 {
 }
 
 static FRAMES: [Frame; 32] = [const { Frame::new() }; 32];
-static WORDS: [IndexWord; 64] = [const { IndexWord::new() }; 64];
+static WORDS: [Slot; 64] = [const { Slot::new() }; 64];
+static ENTRIES: [Slot; 64 * 512] = [const { Slot::new() }; 64 * 512];
 
 struct Frames;
 
@@ -77,12 +78,16 @@ impl TableMemory for Frames {
         if black_box(frames) <= FRAMES.len() as u64 { Ok(frames) } else { Err(Errno::ENOMEM) }
     }
 
-    fn index(&self) -> &[IndexWord] {
-        black_box(&WORDS)
+    fn index(&self) -> Index<'_> {
+        Index { words: black_box(&WORDS), entries: black_box(&ENTRIES) }
     }
 
-    fn prepare_index(&self, first: u64, last: u64) -> Result<(), Errno> {
+    fn prepare_words(&self, first: usize, last: usize) -> Result<(), Errno> {
         if black_box(first) <= black_box(last) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    fn prepare_table(&self, slot: usize) -> Result<(), Errno> {
+        if black_box(slot) <= WORDS.len() { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 }
 

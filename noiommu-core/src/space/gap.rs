@@ -79,8 +79,8 @@ impl Search {
 impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// The lowest IOVA within the window `within` that [`Fit::place`] finds in a hole (cut to the window), or `None`.
     ///
-    /// O(log n), plus the holes below the answer that are long enough and do not fit for their alignment: children
-    /// whose largest hole is too short are passed over unseen.
+    /// O(1) where no hole between areas is long enough. Else O(log n), plus the holes below the answer that are long enough and do
+    /// not fit for their alignment: children whose largest hole is too short are passed over unseen.
     #[must_use]
     pub fn find_gap(&self, within: IovaRange, fit: Fit) -> Option<Iova> {
         let mut search = Search { floor: within.first().0, last: within.last().0, fit };
@@ -88,6 +88,18 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
             return search.up_to(u64::MAX);
         }
         let least = fit.least_hole();
+        if self.hole < least {
+            // Nothing fits between areas.
+            let (first, last) = self.ends()?;
+            return match search.before(first) {
+                Verdict::Found(iova) => Some(iova),
+                Verdict::Over => None,
+                Verdict::On => {
+                    search.skip(last)?;
+                    search.up_to(u64::MAX)
+                }
+            };
+        }
         let mut path = [Step::NOWHERE; MAX_HEIGHT];
         let mut depth = 0;
         let mut enter = Some(self.root);

@@ -129,6 +129,13 @@ impl<E: Entry, const N: usize> Node<E, N> {
         self.lasts.partition_point(|&last| last < iova)
     }
 
+    /// The first IOVA of the first entry and the last one of the last; `None` for an empty node.
+    pub(super) fn ends(&self) -> Option<(u64, u64)> {
+        let (_, first) = self.get(0)?;
+        let (last, _) = self.get(self.len.checked_sub(1)?)?;
+        Some((first.first(), last))
+    }
+
     /// The extent of all entries together; `None` for an empty node.
     pub(super) fn extent(&self) -> Option<Extent> {
         let mut entries = self.from(0);

@@ -18,10 +18,11 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         let mut inner = 0;
         let mut areas = 0;
         if self.is_empty() {
-            assert_eq!(self.height, 0);
+            assert_eq!((self.height, self.hole, self.ends()), (0, 0, None));
         } else {
             assert!(self.height <= MAX_HEIGHT);
-            self.check_node(self.root, self.height, &mut leaves, &mut inner, &mut areas);
+            let extent = self.check_node(self.root, self.height, &mut leaves, &mut inner, &mut areas);
+            assert_eq!((self.hole, self.ends()), (extent.hole, Some((extent.first, extent.last))));
             if self.height > 0 {
                 assert!(self.inner.get(self.root).unwrap().len() >= 2, "a root with a single child");
             }

@@ -44,6 +44,8 @@ pub struct IovaSpace<T: Copy, const N: usize = FAN_OUT> {
     pub(super) root: u32,
     /// Inner nodes on the way from the root to any leaf.
     pub(super) height: usize,
+    /// Bytes of the largest hole between two areas: what a node above the root would know of it.
+    pub(super) hole: u64,
     areas: usize,
 }
 
@@ -93,7 +95,7 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// An empty space with nodes of `N` entries; allocates nothing.
     #[must_use]
     pub const fn with_fan_out() -> Self {
-        Self { leaves: Slab::new(), inner: Slab::new(), root: NONE, height: 0, areas: 0 }
+        Self { leaves: Slab::new(), inner: Slab::new(), root: NONE, height: 0, hole: 0, areas: 0 }
     }
 
     /// The number of areas. O(1).
@@ -130,6 +132,14 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// All areas in order of address. O(log n) to begin and per leaf, O(1) per area.
     pub fn iter(&self) -> impl Iterator<Item = Area<T>> + '_ {
         Iter { space: self, place: self.seek(Iova(0)) }
+    }
+
+    /// The first IOVA of the first area and the last one of the last.
+    pub(super) fn ends(&self) -> Option<(u64, u64)> {
+        match self.height {
+            0 => self.leaves.get(self.root)?.ends(),
+            _ => self.inner.get(self.root)?.ends(),
+        }
     }
 
     /// The leaf and the place in it of the first area that ends at or after `iova`.
@@ -170,8 +180,7 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         let held = Held { first, value };
         if self.is_empty() {
             self.root = self.leaves.put(Node::new(last, held))?;
-            self.height = 0;
-            self.areas = 1;
+            (self.height, self.hole, self.areas) = (0, 0, 1);
             return Ok(());
         }
 
@@ -186,18 +195,25 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         }
 
         // Nothing fails from here on.
-        let known = self.largest_hole(&path);
+        let known = self.largest_hole(&path).ok_or(Errno::ENOMEM)?;
         let leaf = self.leaves.get_mut(number).ok_or(Errno::ENOMEM)?;
         let divided = leaf.hole_before(at);
         let upper = leaf.insert(at, last, held, append);
         self.areas = self.areas.wrapping_add(1);
-        if upper.is_none() && divided.is_some() && divided < known {
+        if upper.is_none() && divided.is_some_and(|divided| divided < known) {
             // A hole that was not the largest one got smaller, between areas of the leaf: its extent is the same.
             return Ok(());
         }
-        let extent = leaf.extent().ok_or(Errno::ENOMEM)?;
+        let extent = match leaf.hole_before(at) {
+            // At the end of the leaf: the end is new, and one hole.
+            Some(before) if upper.is_none() && at.wrapping_add(1) == leaf.len() => {
+                let first = leaf.ends().map_or(first, |(first, _)| first);
+                Extent { first, last, hole: known.max(before) }
+            }
+            _ => leaf.extent().ok_or(Errno::ENOMEM)?,
+        };
         let upper = link(&mut self.leaves, upper)?;
-        self.rise(&path, extent, upper, append)
+        self.rise(path.get(..self.height).unwrap_or(&[]), extent, upper, append)
     }
 
     /// Cuts the area that contains `last` behind it: the lower part keeps its value, the rest becomes an area of its own with
@@ -221,10 +237,10 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         self.insert(upper, value)
     }
 
-    /// What the inner node above the leaf at the end of `path` knows as the leaf's largest hole. `None` when the root is
-    /// a leaf.
+    /// What is known, above the leaf at the end of `path`, as the leaf's largest hole.
     fn largest_hole(&self, path: &Path) -> Option<u64> {
-        let step = path.get(self.height.checked_sub(1)?)?;
+        let Some(above) = self.height.checked_sub(1) else { return Some(self.hole) };
+        let step = path.get(above)?;
         let (_, branch) = self.inner.get(step.node)?.get(step.at())?;
         Some(branch.hole)
     }
@@ -247,29 +263,44 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
         self.inner.reserve(inner)
     }
 
-    /// Brings the inner nodes up to date, from the bottom to the top, after the leaf at the end of `path` has got the
-    /// given extent, and after the given upper part was split off it.
+    /// Brings the inner nodes up to date, from the bottom to the top, after the node at the end of `way` (from the root on) has got
+    /// the given extent, and after the given upper part was split off it.
     fn rise(
         &mut self,
-        path: &Path,
-        mut extent: Extent,
+        way: &[Step],
+        extent: Extent,
         mut upper: Option<(u64, Branch)>,
         append: bool,
     ) -> Result<(), Errno> {
-        for step in path.iter().take(self.height).rev() {
+        let mut change = Change::Extent(extent);
+        for step in way.iter().rev() {
             let node = self.inner.get_mut(step.node).ok_or(Errno::ENOMEM)?;
-            let same = update(node, step.at(), extent);
+            let (last, branch) = node.get(step.at()).ok_or(Errno::ENOMEM)?;
+            let before = Extent { first: branch.first, last, hole: branch.hole };
+            let after = change.applied_to(before);
+            node.set(step.at(), after.last, after.branch(branch.child));
             let split = match upper {
                 Some((last, branch)) => node.insert(step.at().wrapping_add(1), last, branch, append),
-                None if same => return Ok(()),
+                None if after == before => return Ok(()),
+                None if after == (Extent { last: after.last, ..before })
+                    && step.at().wrapping_add(1) == node.len() =>
+                {
+                    // Nothing but the end of the node's last child moved, and the node's own end with it.
+                    change = Change::Last(after.last);
+                    continue;
+                }
                 None => None,
             };
-            extent = node.extent().ok_or(Errno::ENOMEM)?;
+            change = Change::Extent(node.extent().ok_or(Errno::ENOMEM)?);
             upper = link(&mut self.inner, split)?;
         }
+        // The end of the space is not among the holes between areas.
+        let Change::Extent(extent) = change else { return Ok(()) };
+        self.hole = extent.hole;
         if let Some(upper) = upper {
             let mut root = Node::new(extent.last, extent.branch(self.root));
             root.append(core::iter::once(upper));
+            self.hole = root.extent().map_or(0, |extent| extent.hole);
             self.root = self.inner.put(root)?;
             self.height = self.height.wrapping_add(1);
         }
@@ -279,19 +310,26 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// Takes out the area that starts exactly at `first`; `None` when there is none. O(log n), allocates nothing.
     pub fn remove(&mut self, first: Iova) -> Option<Area<T>> {
         let (path, number, _) = self.descend(first.0)?;
-        let known = self.largest_hole(&path);
+        let known = self.largest_hole(&path)?;
         let leaf = self.leaves.get_mut(number)?;
         let at = leaf.seek(first.0);
         if leaf.get(at)?.1.first != first.0 {
             return None;
         }
+        let before = leaf.hole_before(at).unwrap_or(0);
         let removed = leaf.remove(at)?;
         self.areas = self.areas.wrapping_sub(1);
         let joined = leaf.hole_before(at);
         let small = leaf.len() <= Node::<Held<T>, N>::SMALL;
         if self.areas == 0 {
             *self = Self::with_fan_out();
-        } else if small || joined.is_none() || joined > known {
+        } else if !small && at == leaf.len() && (before == 0 || before < known) {
+            // At the end of the leaf, behind a hole that was not its largest: nothing but its end moves.
+            if let Some((first, last)) = leaf.ends() {
+                let way = path.get(..self.height).unwrap_or(&[]);
+                self.rise(way, Extent { first, last, hole: known }, None, false).ok()?;
+            }
+        } else if small || joined.is_none_or(|joined| joined > known) {
             self.sink(&path, number);
         }
         // Else two holes between areas of the leaf became one that is not larger than the largest: its extent is the
@@ -303,10 +341,11 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
     /// lost an area.
     fn sink(&mut self, path: &Path, number: u32) -> Option<()> {
         let mut shrunk = number;
-        for (above, step) in path.iter().take(self.height).rev().enumerate() {
+        let way = path.get(..self.height)?;
+        for (depth, step) in way.iter().enumerate().rev() {
             let node = self.inner.get(step.node)?;
             let at = step.at();
-            let outcome = if above == 0 {
+            let outcome = if depth.wrapping_add(1) == self.height {
                 settle(&mut self.leaves, Siblings::of(node, at, shrunk))
             } else {
                 let siblings = Siblings::of(node, at, shrunk);
@@ -314,21 +353,24 @@ impl<T: Copy, const N: usize> IovaSpace<T, N> {
             }?;
             let node = self.inner.get_mut(step.node)?;
             match outcome {
-                Outcome::Kept(extent) => {
-                    if update(node, at, extent) {
-                        return Some(());
-                    }
-                }
+                // No node above it loses an entry.
+                Outcome::Kept(extent) => return self.rise(way.get(..=depth)?, extent, None, false).ok(),
                 Outcome::Gone => {
                     node.remove(at)?;
                 }
                 Outcome::Merged(at, extent) => {
-                    update(node, at, extent);
+                    let (_, branch) = node.get(at)?;
+                    node.set(at, extent.last, extent.branch(branch.child));
                     node.remove(at.wrapping_add(1))?;
                 }
             }
             shrunk = step.node;
         }
+        let extent = match self.height {
+            0 => self.leaves.get(self.root)?.extent(),
+            _ => self.inner.get(self.root)?.extent(),
+        };
+        self.hole = extent?.hole;
         self.lower_root()
     }
 
@@ -359,14 +401,21 @@ fn link<E: Entry, const N: usize>(
     Ok(Some((extent.last, extent.branch(number))))
 }
 
-/// Notes the extent of the child at `at`; says whether it was known already.
-fn update<const N: usize>(node: &mut Node<Branch, N>, at: usize, extent: Extent) -> bool {
-    let Some((last, branch)) = node.get(at) else { return true };
-    if extent == (Extent { first: branch.first, last, hole: branch.hole }) {
-        return true;
+/// What has changed of a node's extent.
+enum Change {
+    /// All of it may have: this is it now.
+    Extent(Extent),
+    /// The last IOVA alone. So areas that come and go behind all others change one word on each level.
+    Last(u64),
+}
+
+impl Change {
+    fn applied_to(&self, before: Extent) -> Extent {
+        match *self {
+            Self::Extent(extent) => extent,
+            Self::Last(last) => Extent { last, ..before },
+        }
     }
-    node.set(at, extent.last, extent.branch(branch.child));
-    false
 }
 
 /// A child that lost an entry, and its neighbours under the same parent.

@@ -229,17 +229,20 @@ pub const fn fills_one_slot(entry: u64) -> bool {
     entry & (PRESENT | NEXT_LEVEL | AREA_END) == PRESENT
 }
 
-/// The physical address of an IOVA by the entry of a table of level 0; `None`: it is no leaf. Without branches for the sizes that are
-/// coded in the address.
+/// The physical address of an IOVA by the entry of a table of level 0, where there are no tables below; `None`: it is empty. Without
+/// a branch for the sizes that are coded in the address.
 #[must_use]
 #[inline]
 pub const fn address_in_lowest(entry: u64, iova: u64) -> Option<u64> {
-    let coded = (entry | 0xfff).trailing_ones().wrapping_add(1);
-    let next = entry & NEXT_LEVEL;
-    let size = if next == 0 { PAGE_SHIFT } else { coded };
-    let mask = (1u64 << (size & 63)).wrapping_sub(1);
-    let is_leaf = entry & PRESENT != 0 && (next == 0 || next == SIZE_IN_ADDRESS);
-    if is_leaf { Some(entry & ADDRESS & !mask | iova & mask) } else { None }
+    if entry & PRESENT == 0 {
+        return None;
+    }
+    // With the bits below the next level set, the lowest zero is in there for a leaf of 4 KiB, and the one that ends the code of the
+    // size for others: all bits up to it are those of the offset.
+    let ones = entry | ((1 << NEXT_LEVEL_SHIFT) - 1);
+    let mask = ones ^ ones.wrapping_add(1) | 0xfff;
+    let address = entry & ADDRESS;
+    Some(address ^ (address ^ iova) & mask)
 }
 
 #[cfg(test)]
@@ -294,6 +297,12 @@ mod tests {
                 let leaf = Leaf { base, size, access: Access::READ_ONLY, area_end: size & 1 == 0 };
                 let entry = leaf_entry(base, size, leaf.access, leaf.area_end);
                 assert_eq!(decode(entry, level), Entry::Leaf(leaf), "size 2^{size} at {base:#x}");
+                if level == 0 {
+                    for iova in [0, 1, leaf.offset_mask(), u64::MAX] {
+                        let address = Some(base | iova & leaf.offset_mask());
+                        assert_eq!(address_in_lowest(entry, iova), address, "size 2^{size} at {base:#x}");
+                    }
+                }
             }
         }
         for level in 1..=5 {

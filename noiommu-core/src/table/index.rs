@@ -1,138 +1,173 @@
-//! The index: a word for each 2 MiB of the IOVA space, by which a lookup needs one load instead of a walk.
+//! The index: where an IOVA has its answer in memory whose place follows from the IOVA alone, so that a lookup needs no walk.
 //!
-//! The table is the truth; the index repeats what it says of a slot of 2 MiB, decoded, in an array that is looked up by the IOVA
-//! alone:
+//! For each 2 MiB of the IOVA space, as far as the index reaches, it has a word, and a place for the table of level 0:
 //!
 //! | word | meaning |
 //! |---|---|
-//! | 0 | not said here: nothing is mapped, or the walk tells (a leaf of 1 TiB and more is not repeated 2^19 times) |
-//! | physical address + 1 | a leaf covers the slot, which begins at this address: a multiple of 2 MiB |
-//! | frame number * 4096 + 2 | leaves below 2 MiB: their table |
+//! | 0 | nothing is said: nothing is mapped there, or the walk tells (a leaf of 1 TiB and more is not repeated 2^19 times) |
+//! | physical address + 1 | a leaf covers the 2 MiB, which begin at this address, a multiple of 2 MiB |
+//! | 2^63 + slots in use | smaller leaves are mapped there: their table is the one at this place |
+//! | 2^63 + 2^62 | nothing is mapped there, and the table at this place is kept to be used again |
 //!
-//! A word stands for the same slot for as long as the table lives. So one load is one state of the table, and a leaf's word needs no
-//! look at the epoch; what a table's word leads to may be recycled, as in a walk, and does.
+//! So as a signed number a word is positive where it is an address: one test, and one that compilers take for likely.
+//!
+//! The table is the truth. A word repeats, decoded, what it says of 2 MiB; the tables of level 0 at their places *are* those of the
+//! table, which its entries name by the numbers from [`PLACED`] on.
+//!
+//! # Why a lookup by it needs no epoch
+//! A word, and a slot of a table at its place, stand for the same IOVAs for as long as the table lives: what is loaded is what was true
+//! of them at one moment. Elsewhere a frame goes from hand to hand, and what a walk finds in it may be about other IOVAs. Where the
+//! two loads of a lookup are of different moments they find no memory in the worst case, and the walk decides.
 
 use super::TableMemory;
+use super::format::{self, SLOTS};
+use super::memory::Slot;
 use crate::Errno;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 
+/// The frame number of the table at the first place. Those of other frames are below.
+pub(super) const PLACED: u64 = 1 << 39;
 /// log2 of what a word stands for: 2 MiB.
 pub(super) const SLOT_SHIFT: u32 = 21;
 /// What is added to a leaf's address.
 const LEAF: u64 = 1;
-/// What is added to a table's frame, shifted.
-const TABLE: u64 = 2;
+/// A table, to which the number of slots in use is added.
+const TABLE: u64 = 1 << 63;
+/// A table that is kept.
+const KEPT: u64 = TABLE | 1 << 62;
 /// log2 of the smallest leaf that is not repeated: 1 TiB.
 const TOO_LARGE: u32 = 40;
-/// The bits in which words differ by kind.
-const KIND: u64 = 0xfff;
 
-/// A word of the index.
-#[repr(transparent)]
-#[derive(Debug)]
-pub struct IndexWord(AtomicU64);
+/// The memory of an index, for the IOVAs from 0 on. See [`TableMemory::index`].
+#[derive(Clone, Copy, Debug)]
+pub struct Index<'a> {
+    /// One for each 2 MiB. All zero at first.
+    pub words: &'a [Slot],
+    /// One for each 4 KiB: 512 for each word, the tables of level 0 at their places. All zero at first.
+    pub entries: &'a [Slot],
+}
 
-impl IndexWord {
-    /// One that says nothing, all of its bytes zero.
-    #[must_use]
-    #[cfg(not(loom))]
-    pub const fn new() -> Self {
-        Self(AtomicU64::new(0))
+impl<'a> Index<'a> {
+    /// One that reaches nothing.
+    pub const NONE: Self = Self { words: &[], entries: &[] };
+
+    /// The physical address of an IOVA, where the index says it.
+    ///
+    /// Loads are relaxed: the address is all that is loaded, and nothing is followed.
+    #[inline]
+    pub(super) fn address(&self, iova: u64) -> Option<u64> {
+        let word = self.words.get(place(iova))?.load(Ordering::Relaxed);
+        if word.cast_signed() > 0 {
+            return Some(word.wrapping_sub(LEAF).wrapping_add(iova & ((1 << SLOT_SHIFT) - 1)));
+        }
+        // Whatever else the word says: a table that is not in use has no entries.
+        let entry =
+            usize::try_from(iova >> format::PAGE_SHIFT).ok().and_then(|page| self.entries.get(page))?;
+        format::address_in_lowest(entry.load(Ordering::Relaxed), iova)
     }
 
-    /// One that says nothing.
-    #[must_use]
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
+    /// The entries of the table at a place.
+    #[inline]
+    pub(super) fn table(&self, place: usize) -> Option<&'a [Slot; SLOTS]> {
+        self.entries.get(place.wrapping_mul(SLOTS)..)?.first_chunk()
     }
 }
 
-impl Default for IndexWord {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The place of an IOVA: one that no slice has where it has no number here.
+#[inline]
+fn place(iova: u64) -> usize {
+    usize::try_from(iova >> SLOT_SHIFT).unwrap_or(usize::MAX)
 }
 
-/// What a word says, as it was loaded.
-#[derive(Clone, Copy)]
-pub(super) struct Word(u64);
-
-impl Word {
-    /// The word for an IOVA; one that says nothing where the index does not reach.
-    #[inline]
-    pub(super) fn of(memory: &impl TableMemory, iova: u64) -> Self {
-        let word = usize::try_from(iova >> SLOT_SHIFT).ok().and_then(|slot| memory.index().get(slot));
-        Self(word.map_or(0, |word| word.0.load(Ordering::Acquire)))
-    }
-
-    /// The physical address of an IOVA in the slot, where a leaf covers it.
-    #[inline]
-    pub(super) fn address(self, iova: u64) -> Option<u64> {
-        let base = self.0.wrapping_sub(LEAF);
-        (base & KIND == 0).then(|| base.wrapping_add(iova & ((1 << SLOT_SHIFT) - 1)))
-    }
-
-    /// The frame of the table below.
-    #[inline]
-    pub(super) fn table(self) -> Option<u64> {
-        let frame = self.0.wrapping_sub(TABLE);
-        (frame & KIND == 0).then_some(frame >> 12)
-    }
+/// The frame number of the table at a place.
+fn placed(place: usize) -> u64 {
+    PLACED | place as u64
 }
 
-/// Makes room in the index for what begins at `iova` and is `bytes` long.
+/// The place whose table has a frame number; `None`: it is a frame like others.
+#[inline]
+pub(super) fn place_of(number: u64) -> Option<usize> {
+    (number & PLACED != 0).then_some((number ^ PLACED) as usize)
+}
+
+/// Makes sure that the words for `iova..=last` can be written, as far as the index reaches.
 ///
 /// # Errors
 /// ENOMEM.
 pub(super) fn prepare(memory: &impl TableMemory, iova: u64, last: u64) -> Result<(), Errno> {
-    let (first, last) = (iova >> SLOT_SHIFT, last >> SLOT_SHIFT);
-    let most = (memory.index().len() as u64).wrapping_sub(1);
-    if memory.index().is_empty() || first > most {
-        Ok(())
-    } else {
-        memory.prepare_index(first, last.min(most))
+    let (first, last) = (place(iova), place(last));
+    match memory.index().words.len().checked_sub(1) {
+        Some(most) if first <= most => memory.prepare_words(first, last.min(most)),
+        _ => Ok(()),
     }
 }
 
-/// Says that a leaf of 2^`size` bytes at `base` is at `iova`; smaller ones than a slot are their table's.
+/// Says that a leaf of 2^`size` bytes at `base` is at `iova`; smaller ones than 2 MiB are their table's.
 pub(super) fn set_leaf(memory: &impl TableMemory, iova: u64, size: u32, base: u64) {
     each_slot(memory, iova, size, |offset| base.wrapping_add(offset).wrapping_add(LEAF));
 }
 
-/// Says nothing of a leaf's slots any more.
+/// Says nothing of a leaf's 2 MiB any more.
 pub(super) fn clear_leaf(memory: &impl TableMemory, iova: u64, size: u32) {
     each_slot(memory, iova, size, |_| 0);
-}
-
-/// Says that leaves smaller than the slot of `iova` are in the table of this frame.
-pub(super) fn set_table(memory: &impl TableMemory, iova: u64, frame: u64) {
-    store(memory, iova >> SLOT_SHIFT, (frame << 12).wrapping_add(TABLE));
-}
-
-/// Says nothing of the slot of `iova` any more.
-pub(super) fn clear_table(memory: &impl TableMemory, iova: u64) {
-    store(memory, iova >> SLOT_SHIFT, 0);
 }
 
 fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64) -> u64) {
     if !(SLOT_SHIFT..TOO_LARGE).contains(&size) {
         return;
     }
-    let first = iova >> SLOT_SHIFT;
-    let count = 1u64 << (size.wrapping_sub(SLOT_SHIFT) & 63);
-    for slot in 0..count {
-        if !store(memory, first.wrapping_add(slot), word(slot << SLOT_SHIFT)) {
-            return;
-        }
+    let first = place(iova);
+    let count = 1usize << (size.wrapping_sub(SLOT_SHIFT) & 63);
+    let words = memory.index().words;
+    let words = words.get(first..first.wrapping_add(count).min(words.len())).unwrap_or_default();
+    let mut offset = 0u64;
+    for slot in words {
+        slot.store(word(offset));
+        offset = offset.wrapping_add(1 << SLOT_SHIFT);
     }
 }
 
-/// Stores a word; false where the index does not reach.
-fn store(memory: &impl TableMemory, slot: u64, value: u64) -> bool {
-    let word = usize::try_from(slot).ok().and_then(|slot| memory.index().get(slot));
-    if let Some(word) = word {
-        word.0.store(value, Ordering::Release);
+/// Puts the table at the place of `iova` into use, without entries, and answers its frame number; `None` where the index does not
+/// reach.
+///
+/// # Errors
+/// ENOMEM.
+pub(super) fn take_table(memory: &impl TableMemory, iova: u64) -> Result<Option<u64>, Errno> {
+    let (index, place) = (memory.index(), place(iova));
+    let (Some(word), Some(_)) = (index.words.get(place), index.table(place)) else { return Ok(None) };
+    if word.load(Ordering::Relaxed) != KEPT {
+        memory.prepare_table(place)?;
     }
-    word.is_some()
+    word.store(TABLE);
+    Ok(Some(placed(place)))
+}
+
+/// Slots in use of the table at a place, which is in use.
+pub(super) fn live(memory: &impl TableMemory, place: usize) -> u32 {
+    // The number of slots: the upper half does not count.
+    memory.index().words.get(place).map_or(0, |word| word.load(Ordering::Relaxed)) as u32
+}
+
+/// Says how many slots are in use of the table at a place, which is in use.
+pub(super) fn set_live(memory: &impl TableMemory, place: usize, live: u32) {
+    if let Some(word) = memory.index().words.get(place) {
+        word.store(TABLE | u64::from(live));
+    }
+}
+
+/// Takes the table at a place out of use, and keeps it. It has no entries.
+pub(super) fn keep_table(memory: &impl TableMemory, place: usize) {
+    if let Some(word) = memory.index().words.get(place) {
+        word.store(KEPT);
+    }
+}
+
+/// Gives the memory of a table back, if it is one that is kept.
+pub(super) fn release_kept(memory: &impl TableMemory, place: usize) {
+    if let Some(word) = memory.index().words.get(place)
+        && word.load(Ordering::Relaxed) == KEPT
+    {
+        memory.release_table(place);
+        word.store(0);
+    }
 }

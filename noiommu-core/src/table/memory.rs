@@ -1,15 +1,53 @@
 //! Where table frames live.
 
 use super::format::SLOTS;
-use super::index::IndexWord;
+use super::index::Index;
 use crate::Errno;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
+
+/// An entry of a table, or a word of the index. One that says nothing is all zero.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Slot(AtomicU64);
+
+impl Slot {
+    /// One that says nothing, all of its bytes zero.
+    #[must_use]
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// One that says nothing.
+    #[must_use]
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    #[inline]
+    pub(super) fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+
+    /// By the writer only. Who sees it sees what was stored before.
+    #[inline]
+    pub(super) fn store(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// A 4 KiB table frame: 512 entries.
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct Frame {
-    pub(super) slots: [AtomicU64; SLOTS],
+    pub(super) slots: [Slot; SLOTS],
 }
 
 impl Frame {
@@ -17,14 +55,14 @@ impl Frame {
     #[must_use]
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { slots: [const { AtomicU64::new(0) }; SLOTS] }
+        Self { slots: [const { Slot::new() }; SLOTS] }
     }
 
     /// A frame of empty entries.
     #[must_use]
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { slots: core::array::from_fn(|_| AtomicU64::new(0)) }
+        Self { slots: core::array::from_fn(|_| Slot::new()) }
     }
 }
 
@@ -50,18 +88,34 @@ pub trait TableMemory {
     /// ENOMEM; what was available stays so.
     fn grow(&self, frames: u64) -> Result<u64, Errno>;
 
-    /// Words for the index, one for each 2 MiB of the IOVA space from 0 on, as far as there is room; all zero at first. They stay
-    /// at their place until the arena is dropped. None: each lookup is a walk.
-    fn index(&self) -> &[IndexWord] {
-        &[]
+    /// Memory for an index of the IOVAs from 0 on, as far as there is room: a word for each 2 MiB of them, and the 512 entries of a
+    /// table. It stays at its place until the arena is dropped. What is not prepared may be read, and is all zero. None: each lookup is a
+    /// walk.
+    fn index(&self) -> Index<'_> {
+        Index::NONE
     }
 
-    /// Makes sure that the words from `first` to `last`, which are in the index, can be written. Called by the table's writer only.
+    /// Makes sure that the words from `first` to `last`, which the index has, can be written. Called by the table's writer only, as
+    /// the two below.
     ///
     /// # Errors
     /// ENOMEM.
-    fn prepare_index(&self, first: u64, last: u64) -> Result<(), Errno> {
+    fn prepare_words(&self, first: usize, last: usize) -> Result<(), Errno> {
         let _ = (first, last);
         Ok(())
+    }
+
+    /// Makes sure that the table of a word, which is all zero, can be written.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    fn prepare_table(&self, place: usize) -> Result<(), Errno> {
+        let _ = place;
+        Ok(())
+    }
+
+    /// Gives back the memory of the table of a word, which is all zero and stays so. Readers may still be in it.
+    fn release_table(&self, place: usize) {
+        let _ = place;
     }
 }

@@ -21,9 +21,8 @@ mod writer;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Errno, Iova, IovaRange, PhysAddr};
 use format::{Access, Entry, Leaf};
-pub use index::IndexWord;
-use index::Word;
-pub use memory::{Frame, TableMemory};
+pub use index::Index;
+pub use memory::{Frame, Slot, TableMemory};
 pub use writer::TableWriter;
 
 /// A page table from IOVA to physical address, as its readers see it.
@@ -62,7 +61,7 @@ pub struct Segment {
 
 /// A table that a walk has reached, kept to step to a neighbouring leaf without beginning at the top.
 struct Cursor<'a> {
-    frame: &'a Frame,
+    slots: &'a [Slot; format::SLOTS],
     level: u32,
 }
 
@@ -79,7 +78,7 @@ impl Cursor<'_> {
         let shift = format::slot_shift(self.level) & 63;
         let size = 1u64 << shift;
         let slot = format::slot_of(last, self.level);
-        let Some((first, rest)) = self.frame.slots.get(slot..).and_then(<[_]>::split_first) else { return 0 };
+        let Some((first, rest)) = self.slots.get(slot..).and_then(<[_]>::split_first) else { return 0 };
         let mut entry = first.load(Ordering::Acquire);
         if !format::fills_one_slot(entry) {
             return 0;
@@ -119,33 +118,15 @@ impl<M: TableMemory> Table<M> {
 
     /// The physical address of `iova`; `None` when nothing is mapped there.
     ///
-    /// One load of the [index](TableMemory::index) where a leaf of 2 MiB or more is mapped, two loads and a look at the epoch below
+    /// One load of the [index](TableMemory::index) where a leaf of 2 MiB or more is mapped, two that do not wait for each other below
     /// that, a walk where the index says nothing. No lock, no store.
     #[must_use]
     #[inline]
     pub fn address(&self, iova: Iova) -> Option<PhysAddr> {
-        let word = Word::of(&self.memory, iova.0);
-        match word.address(iova.0) {
+        match self.memory.index().address(iova.0) {
             Some(address) => Some(PhysAddr(address)),
-            None => self.address_below(iova.0),
+            None => self.address_by_walk(iova.0),
         }
-    }
-
-    /// The same where no leaf covers the whole slot of the index.
-    #[inline]
-    fn address_below(&self, iova: u64) -> Option<PhysAddr> {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        // Loaded anew, after the epoch: what it leads to is of that epoch then, or the epoch changes.
-        let table = Word::of(&self.memory, iova).table();
-        let slot = format::slot_of(iova, 0);
-        let slot = table.and_then(|frame| self.memory.frame(frame)).and_then(|frame| frame.slots.get(slot));
-        if let Some(slot) = slot
-            && let Some(address) = format::address_in_lowest(slot.load(Ordering::Acquire), iova)
-            && self.epoch.load(Ordering::Acquire) == epoch
-        {
-            return Some(PhysAddr(address));
-        }
-        self.address_by_walk(iova)
     }
 
     #[cold]
@@ -188,7 +169,7 @@ impl<M: TableMemory> Table<M> {
     pub fn entry(&self, iova: Iova) -> Option<(u32, u64)> {
         self.consistent(|| {
             let (_, cursor) = self.walk(iova.0)?;
-            let slot = cursor.frame.slots.get(format::slot_of(iova.0, cursor.level))?;
+            let slot = cursor.slots.get(format::slot_of(iova.0, cursor.level))?;
             Some((cursor.level, slot.load(Ordering::Acquire)))
         })
     }
@@ -242,25 +223,34 @@ impl<M: TableMemory> Table<M> {
         (run.length > 0).then_some(run)
     }
 
+    /// The entries of a frame: of a table at its place in the index, or of one of the others.
+    #[inline]
+    fn frame(&self, number: u64) -> Option<&[Slot; format::SLOTS]> {
+        match index::place_of(number) {
+            Some(place) => self.memory.index().table(place),
+            None => self.memory.frame(number).map(|frame| &frame.slots),
+        }
+    }
+
     #[inline]
     fn walk(&self, iova: u64) -> Option<(Leaf, Cursor<'_>)> {
         let (frame, level) = unpack_root(self.root.load(Ordering::Acquire))?;
         if !format::reaches(level, iova) {
             return None;
         }
-        self.descend(iova, Cursor { frame: self.memory.frame(frame)?, level })
+        self.descend(iova, Cursor { slots: self.frame(frame)?, level })
     }
 
     #[inline]
     fn descend<'a>(&'a self, iova: u64, mut at: Cursor<'a>) -> Option<(Leaf, Cursor<'a>)> {
         loop {
-            let slot = at.frame.slots.get(format::slot_of(iova, at.level))?;
+            let slot = at.slots.get(format::slot_of(iova, at.level))?;
             match format::decode(slot.load(Ordering::Acquire), at.level) {
                 Entry::Empty => return None,
                 Entry::Leaf(leaf) => return Some((leaf, at)),
                 // In a recycled frame the levels need not fit together: the count down still ends.
                 Entry::Table { frame } => {
-                    at = Cursor { level: at.level.checked_sub(1)?, frame: self.memory.frame(frame)? }
+                    at = Cursor { level: at.level.checked_sub(1)?, slots: self.frame(frame)? }
                 }
             }
         }

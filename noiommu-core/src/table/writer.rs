@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 
 use super::format::{self, Access, Entry};
-use super::{Frame, Table, TableMemory, index, pack_root, unpack_root};
+use super::{Slot, Table, TableMemory, index, pack_root, unpack_root};
 use crate::sync::Ordering;
 use crate::{Errno, Iova, IovaRange, PhysAddr, TryVec};
 
@@ -34,7 +34,32 @@ pub struct TableWriter<M, T> {
     free: Option<u32>,
     in_use: u64,
     available: u64,
+    kept: Kept,
     memory: PhantomData<M>,
+}
+
+/// Tables at their places whose memory is kept when they are empty: the next map there costs no page of the system, and an unmap
+/// does not give one back.
+const MOST_KEPT: usize = 512;
+
+/// The places of tables that are kept, in a ring.
+#[derive(Debug)]
+struct Kept {
+    places: [u32; MOST_KEPT],
+    next: usize,
+}
+
+impl Kept {
+    /// No place has this number: the index ends below 2^53 bytes.
+    const NONE: u32 = u32::MAX;
+
+    /// Takes in a place for the one that has been there longest.
+    fn replace(&mut self, place: usize) -> Option<usize> {
+        let entry = self.places.get_mut(self.next)?;
+        let before = core::mem::replace(entry, u32::try_from(place).unwrap_or(Self::NONE));
+        self.next = if self.next < MOST_KEPT - 1 { self.next.wrapping_add(1) } else { 0 };
+        (before != Self::NONE).then_some(before as usize)
+    }
 }
 
 impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
@@ -46,7 +71,16 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         if table.claimed.swap(true, Ordering::AcqRel) {
             return Err(Errno::EBUSY);
         }
-        Ok(Self { table, frames: TryVec::new(), free: None, in_use: 0, available: 0, memory: PhantomData })
+        let kept = Kept { places: [Kept::NONE; MOST_KEPT], next: 0 };
+        Ok(Self {
+            table,
+            frames: TryVec::new(),
+            free: None,
+            in_use: 0,
+            available: 0,
+            kept,
+            memory: PhantomData,
+        })
     }
 
     /// The table, as readers see it.
@@ -144,11 +178,10 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                 Entry::Leaf(leaf) => {
                     let count = format::leaf_slots(leaf.size);
                     let from = slot & !count.wrapping_sub(1);
-                    let slots = self
-                        .frame(step.frame)
-                        .and_then(|frame| frame.slots.get(from..from.wrapping_add(count)));
+                    let slots =
+                        self.frame(step.frame).and_then(|slots| slots.get(from..from.wrapping_add(count)));
                     for slot in slots.ok_or(Errno::EIO)? {
-                        slot.store(entry | format::AREA_END, Ordering::Release);
+                        slot.store(entry | format::AREA_END);
                     }
                     return Ok(());
                 }
@@ -179,14 +212,14 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             }
         };
         let count = format::leaf_slots(size);
-        let frame = self.table.memory.frame(step.frame).ok_or(Errno::EIO)?;
+        let frame = self.table.frame(step.frame).ok_or(Errno::EIO)?;
         let from = format::slot_of(iova, level);
-        let slots = frame.slots.get(from..from.wrapping_add(count)).ok_or(Errno::EINVAL)?;
+        let slots = frame.get(from..from.wrapping_add(count)).ok_or(Errno::EINVAL)?;
         if slots.iter().any(|slot| slot.load(Ordering::Relaxed) != 0) {
             return Err(Errno::EEXIST);
         }
         for slot in slots {
-            slot.store(entry, Ordering::Release);
+            slot.store(entry);
         }
         index::set_leaf(&self.table.memory, iova, size, base);
         self.add_live(step.frame, count as u32);
@@ -226,11 +259,8 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                 Entry::Table { frame } => frame,
                 Entry::Leaf(_) => return Err(Errno::EEXIST),
                 Entry::Empty => {
-                    let child = self.take_frame()?;
+                    let child = self.take_table(iova, step.level)?;
                     self.link(step.frame, slot, format::table_entry(step.level, child));
-                    if step.level == 1 {
-                        index::set_table(&self.table.memory, iova, child);
-                    }
                     child
                 }
             };
@@ -316,9 +346,6 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             }
             match parent {
                 Some(parent) if self.live(step.frame) == 0 => {
-                    if step.level == 0 {
-                        index::clear_table(&self.table.memory, iova);
-                    }
                     self.clear_slots(parent.frame, format::slot_of(iova, parent.level), 1);
                     self.give_back(step.frame);
                 }
@@ -353,45 +380,67 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         self.table.epoch.store(epoch.wrapping_add(1), Ordering::Release);
     }
 
-    fn frame(&self, number: u64) -> Option<&Frame> {
-        self.table.memory.frame(number)
+    fn frame(&self, number: u64) -> Option<&[Slot; format::SLOTS]> {
+        self.table.frame(number)
     }
 
     fn entry(&self, frame: u64, slot: usize) -> u64 {
-        self.frame(frame)
-            .and_then(|frame| frame.slots.get(slot))
-            .map_or(0, |slot| slot.load(Ordering::Relaxed))
+        self.frame(frame).and_then(|slots| slots.get(slot)).map_or(0, |slot| slot.load(Ordering::Relaxed))
     }
 
     fn link(&mut self, frame: u64, slot: usize, entry: u64) {
-        if let Some(slot) = self.frame(frame).and_then(|frame| frame.slots.get(slot)) {
-            slot.store(entry, Ordering::Release);
+        if let Some(slot) = self.frame(frame).and_then(|slots| slots.get(slot)) {
+            slot.store(entry);
         }
         self.add_live(frame, 1);
     }
 
     fn clear_slots(&mut self, frame: u64, slot: usize, count: usize) {
-        let slots = self.frame(frame).and_then(|frame| frame.slots.get(slot..slot.wrapping_add(count)));
+        let slots = self.frame(frame).and_then(|slots| slots.get(slot..slot.wrapping_add(count)));
         for slot in slots.unwrap_or_default() {
-            slot.store(0, Ordering::Release);
+            slot.store(0);
         }
-        if let Some(state) = self.state(frame) {
-            state.live = state.live.saturating_sub(count as u32);
-        }
+        let live = self.live(frame).saturating_sub(count as u32);
+        self.set_live(frame, live);
     }
 
     fn state(&mut self, frame: u64) -> Option<&mut FrameState> {
         self.frames.get_mut(usize::try_from(frame).ok()?)
     }
 
+    /// Entries in use.
     fn live(&mut self, frame: u64) -> u32 {
-        self.state(frame).map_or(0, |state| state.live)
+        match index::place_of(frame) {
+            Some(place) => index::live(&self.table.memory, place),
+            None => self.state(frame).map_or(0, |state| state.live),
+        }
+    }
+
+    fn set_live(&mut self, frame: u64, live: u32) {
+        match index::place_of(frame) {
+            Some(place) => index::set_live(&self.table.memory, place, live),
+            None => {
+                if let Some(state) = self.state(frame) {
+                    state.live = live;
+                }
+            }
+        }
     }
 
     fn add_live(&mut self, frame: u64, count: u32) {
-        if let Some(state) = self.state(frame) {
-            state.live = state.live.saturating_add(count);
+        let live = self.live(frame).saturating_add(count);
+        self.set_live(frame, live);
+    }
+
+    /// A table without entries for the slot of `iova` in one of `level`: the one at its place, where the index has it.
+    fn take_table(&mut self, iova: u64, level: u32) -> Result<u64, Errno> {
+        if level == 1
+            && let Some(placed) = index::take_table(&self.table.memory, iova)?
+        {
+            self.in_use = self.in_use.wrapping_add(1);
+            return Ok(placed);
         }
+        self.take_frame()
     }
 
     /// A frame without entries.
@@ -417,6 +466,16 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
 
     /// Takes a frame out of use. Its entries are all cleared, and stay so until it is taken anew.
     fn give_back(&mut self, frame: u64) {
+        if let Some(place) = index::place_of(frame) {
+            index::keep_table(&self.table.memory, place);
+            // One that has been used again since, or is kept a second time, only loses its turn.
+            let longest_kept = self.kept.replace(place);
+            if let Some(place) = longest_kept {
+                index::release_kept(&self.table.memory, place);
+            }
+            self.in_use = self.in_use.wrapping_sub(1);
+            return;
+        }
         let head = self.free;
         if let (Some(state), Ok(number)) = (self.state(frame), u32::try_from(frame)) {
             state.next_free = head;

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, IndexWord, Table, TableMemory};
+use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory};
 use noiommu_core::{Errno, PhysAddr};
 
 /// Frames on the heap, in chunks that double, so that none ever moves.
@@ -17,21 +17,24 @@ pub(crate) struct HeapFrames {
     chunks: [OnceLock<Box<[Frame]>>; 24],
     /// Frames that may still be handed out; counts down, then `grow` fails.
     budget: Option<AtomicU64>,
-    /// The index of the first 16 GiB: tests go beyond.
-    index: Box<[IndexWord]>,
+    /// The index of the first 128 MiB: tests go beyond.
+    words: Box<[Slot]>,
+    entries: Box<[Slot]>,
 }
 
 impl Default for HeapFrames {
     fn default() -> Self {
-        let index = (0..1 << 13).map(|_| IndexWord::new()).collect();
-        Self { chunks: Default::default(), budget: None, index }
+        let words = (0..64).map(|_| Slot::new()).collect();
+        let entries = (0..64 * 512).map(|_| Slot::new()).collect();
+        Self { chunks: Default::default(), budget: None, words, entries }
     }
 }
 
 impl HeapFrames {
-    /// An arena that runs out after `frames`.
+    /// An arena that runs out after `frames`, and has no index.
     pub(crate) fn limited(frames: u64) -> Self {
-        Self { budget: Some(AtomicU64::new(frames)), ..Self::default() }
+        let budget = Some(AtomicU64::new(frames));
+        Self { budget, words: Box::default(), entries: Box::default(), ..Self::default() }
     }
 }
 
@@ -53,8 +56,8 @@ impl TableMemory for HeapFrames {
         Ok(if self.budget.is_some() { frames } else { (1 << (chunk + 1)) - 1 })
     }
 
-    fn index(&self) -> &[IndexWord] {
-        &self.index
+    fn index(&self) -> Index<'_> {
+        Index { words: &self.words, entries: &self.entries }
     }
 }
 
@@ -100,11 +103,15 @@ impl TableMemory for AskingFrames {
         allocated(self.1, || self.0.grow(frames))?
     }
 
-    fn index(&self) -> &[IndexWord] {
+    fn index(&self) -> Index<'_> {
         self.0.index()
     }
 
-    fn prepare_index(&self, _: u64, _: u64) -> Result<(), Errno> {
+    fn prepare_words(&self, _: usize, _: usize) -> Result<(), Errno> {
+        allocated(self.1, || ())
+    }
+
+    fn prepare_table(&self, _: usize) -> Result<(), Errno> {
         allocated(self.1, || ())
     }
 }

@@ -9,7 +9,7 @@ use crate::{Error, ErrorKind, Result};
 /// elsewhere on the bus than for the processor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DmaRange {
-    /// The address of its first byte on the bus.
+    /// The address of its first byte on the bus, a multiple of 4 KiB as all three are.
     pub bus: u64,
     /// The physical address of that byte, for the processor.
     pub memory: PhysAddr,
@@ -102,10 +102,15 @@ impl Device {
     /// [`Device::enable_bus_master`] promises: wrong ones are wrong addresses.
     ///
     /// # Errors
-    /// EINVAL: a range that is empty or passes the end of 64 bits, or two that have memory in common. EBUSY: while the device
+    /// EINVAL: a range that is empty, not made of whole pages of 4 KiB or passes the end of 64 bits, or two that have memory in common. EBUSY: while the device
     /// may be doing DMA, by addresses of before.
     pub fn set_dma_ranges(&self, ranges: &[DmaRange]) -> Result<()> {
         for (at, range) in ranges.iter().enumerate() {
+            if (range.bus | range.memory.0 | range.length) % 4096 != 0 {
+                return Err(Error::argument(format!(
+                    "{range:?} does not begin and end with whole pages of 4 KiB"
+                )));
+            }
             let Some((_, last)) = range.lasts() else {
                 return Err(Error::argument(format!("{range:?} is empty or passes the end of 64 bits")));
             };

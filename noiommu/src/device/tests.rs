@@ -152,19 +152,23 @@ fn memory_is_where_the_bus_has_it() {
         assert_eq!(there, here + shift);
     }
     // A break in the bus's addresses breaks the segment.
-    let first = mapping.segments().unwrap()[0].address.0;
-    let broken = [whole(0, 0, first + 100), whole(end, first + 100, end)];
-    device.set_dma_ranges(&broken).unwrap();
+    let first = mapping.segments().unwrap()[0];
+    assert_eq!(first.length, 8192);
+    let border = first.address.0 + 4096;
+    device.set_dma_ranges(&[whole(0, 0, border), whole(end, border, end)]).unwrap();
     let view = mapping.for_device(&device).unwrap();
-    assert_eq!(view.at(0).unwrap().length, 100);
-    assert_eq!(view.at(100).unwrap().address.bits(), end);
+    assert_eq!(view.at(0).unwrap().length, 4096);
+    assert_eq!(view.at(4096).unwrap().address.bits(), end);
     assert_eq!(view.segments().map(|segment| segment.length).sum::<u64>(), 10_000);
     same_by_both_ways(&view);
     for wrong in [
         &[whole(0, 0, 0)][..],
-        &[whole(u64::MAX, 0, 2)],
-        &[whole(0, u64::MAX, 2)],
-        &[whole(0, 0, 100), whole(4096, 99, 1)],
+        &[whole(u64::MAX - 4095, 0, 8192)],
+        &[whole(0, u64::MAX - 4095, 8192)],
+        &[whole(0, 0, 8192), whole(8192, 4096, 4096)],
+        &[whole(0, 0, 100)],
+        &[whole(100, 0, 4096)],
+        &[whole(0, 100, 4096)],
     ] {
         assert_eq!(device.set_dma_ranges(wrong).unwrap_err().kind(), ErrorKind::Argument, "{wrong:?}");
     }
@@ -172,7 +176,7 @@ fn memory_is_where_the_bus_has_it() {
     assert_eq!(mapping.for_device(&device).unwrap_err().kind(), ErrorKind::Unsupported);
     device.set_dma_ranges(&[]).unwrap();
     let_loose(&device);
-    assert_eq!(device.set_dma_ranges(&[whole(0, 0, 1)]).unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(device.set_dma_ranges(&[whole(0, 0, 4096)]).unwrap_err().kind(), ErrorKind::Busy);
 }
 
 /// Every address of a view by the load of an array and by the search among its segments.
@@ -180,7 +184,13 @@ fn same_by_both_ways(view: &DmaView) {
     for offset in 0..view.len() {
         assert_eq!(view.address(offset), Some(view.at(offset).unwrap().address), "{offset}");
     }
-    for past in [view.len(), view.len() + 1, 1 << 63, u64::MAX] {
+    // The rest of the last page belongs to the mapping, too.
+    let pages = view.len().next_multiple_of(4096);
+    let last = view.address(view.len() - 1).unwrap().bits();
+    for rest in view.len()..pages {
+        assert_eq!(view.address(rest).map(DmaAddr::bits), Some(last + 1 + rest - view.len()));
+    }
+    for past in [pages, pages + 1, 1 << 63, u64::MAX] {
         assert_eq!(view.address(past), None);
     }
 }

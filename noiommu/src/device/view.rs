@@ -9,6 +9,9 @@ use super::Device;
 use crate::ioas::MappingInner;
 use crate::{Error, ErrorKind, Result};
 
+/// Memory is mapped in whole pages, and seen by devices in no smaller pieces.
+const PAGE: u64 = 4096;
+
 /// An address as a device uses it. Without an IOMMU it is the physical address (or where the [bus](super::DmaRange) has that);
 /// behind one, an IOVA. It is got from a mapping for a device, and cannot be made of anything else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,43 +57,39 @@ pub struct DmaView {
     _mapping: Arc<MappingInner>,
 }
 
-/// The segments once more, cut into blocks of one size, so that an offset finds its address by one load. None where segments end
-/// in the middle of pages, as a window of the bus might have it: blocks would be many.
+/// The segments once more, cut into blocks of one size, so that an offset finds its address by one load, and by nothing else: every byte
+/// of the mapping's pages is in a block, and no other.
 #[derive(Debug)]
 struct Blocks {
-    /// Where each block begins.
-    addresses: Box<[u64]>,
-    /// log2 of a block's size: the largest that keeps every block in one segment.
+    /// Per block, what is to be added to an offset in it.
+    places: Box<[u64]>,
+    /// log2 of a block's size.
     shift: u32,
 }
-
-/// log2 of the smallest block.
-const SMALLEST_BLOCK: u32 = 12;
 
 impl Blocks {
     /// # Errors
     /// ENOMEM.
     fn of(segments: &[DmaSegment], length: u64) -> Result<Self> {
-        // Every segment but the last ends where a block does. One segment is one block.
-        let ends = segments.iter().skip(1).fold(0, |bits, segment| bits | segment.offset);
-        let shift = if ends == 0 { u64::BITS - 1 } else { ends.trailing_zeros() };
-        let mut addresses = Vec::new();
-        if shift < SMALLEST_BLOCK {
-            return Ok(Self { addresses: addresses.into(), shift });
-        }
-        let count = usize::try_from(length.div_ceil(1 << shift)).map_err(|_| Error::from(Errno::ENOMEM))?;
-        addresses.try_reserve_exact(count).map_err(|_| Error::from(Errno::ENOMEM))?;
+        // Every segment but the last ends where the next begins. Pages are mapped whole, and end in no window of a bus.
+        let length = length.next_multiple_of(PAGE);
+        let borders = segments.iter().skip(1).fold(length, |bits, segment| bits | segment.offset);
+        let shift = borders.trailing_zeros() & 63;
+        let no_memory = || Error::from(Errno::ENOMEM);
+        let mut places = Vec::new();
+        let count = usize::try_from(length >> shift).map_err(|_| no_memory())?;
+        places.try_reserve_exact(count).map_err(|_| no_memory())?;
         for segment in segments {
-            let blocks = (0..segment.length).step_by(1 << shift);
-            addresses.extend(blocks.map(|done| segment.address.0 + done));
+            let blocks = segment.length.next_multiple_of(PAGE) >> shift;
+            places.extend((0..blocks).map(|_| segment.address.0.wrapping_sub(segment.offset)));
         }
-        Ok(Self { addresses: addresses.into(), shift })
+        Ok(Self { places: places.into(), shift })
     }
 
     #[inline]
     fn address(&self, offset: u64) -> Option<u64> {
-        let block = self.addresses.get((offset >> self.shift) as usize)?;
-        Some(block + (offset & ((1 << self.shift) - 1)))
+        let place = self.places.get((offset >> (self.shift & 63)) as usize)?;
+        Some(place.wrapping_add(offset))
     }
 }
 
@@ -146,20 +145,12 @@ impl DmaView {
         self.segments.iter().copied()
     }
 
-    /// The address of the byte at `offset`; `None` past the end. One load of an array, whatever the memory is made of: for
-    /// descriptors that name a page each. Which bytes follow it is told by [`DmaView::at`].
+    /// The address of the byte at `offset`; `None` past the end of the mapping's last page. One load of an array, whatever the memory is
+    /// made of: for descriptors that name a page each. Which bytes follow it is told by [`DmaView::at`].
     #[must_use]
     #[inline]
     pub fn address(&self, offset: u64) -> Option<DmaAddr> {
-        if offset >= self.length {
-            return None;
-        }
-        self.blocks.address(offset).map(DmaAddr).or_else(|| self.search(offset))
-    }
-
-    #[cold]
-    fn search(&self, offset: u64) -> Option<DmaAddr> {
-        self.at(offset).ok().map(|found| found.address)
+        self.blocks.address(offset).map(DmaAddr)
     }
 
     /// The address of the byte at `offset` and the contiguous bytes from there on.

@@ -46,8 +46,8 @@ impl Domains {
     }
 
     /// Whether the kernel pins for some device.
-    pub(super) fn has_kernel(&mut self) -> bool {
-        self.kernel().next().is_some()
+    pub(super) fn has_kernel(&self) -> bool {
+        self.physical.is_some() || self.translated.is_some() || !self.containers.is_empty()
     }
 
     /// The physical addresses that the kernel tells, if a device made it do so.
@@ -57,11 +57,13 @@ impl Domains {
 
     /// Maps in every domain, or in none.
     pub(super) fn map(&mut self, ioas: &Inner, request: MapRequest<Backing>) -> Result<IovaRange> {
-        let (length, backing, access) = (request.length, request.backing.clone(), request.access);
+        let (length, access) = (request.length, request.access);
+        let backing = self.has_kernel().then(|| request.backing.clone());
         // What the caller may do matters to nobody here: the kernel charges what is pinned by the privileges of whoever
         // opened the source. And asking the kernel for them would be a call more for each mapping.
         let iova = ioas.context.engine().map(ioas.id, Caller::default(), request)?;
         let range = IovaRange::with_length(iova, length)?;
+        let Some(backing) = backing else { return Ok(range) };
         let mut done = 0;
         let mapped = self.kernel().try_for_each(|domain| {
             domain.map(range, &backing, 0, access)?;

@@ -199,6 +199,14 @@ impl Inner {
         }
     }
 
+    #[cold]
+    fn address_by_kernel(&self, iova: Iova) -> Option<PhysAddr> {
+        match self.physical.get()? {
+            Physical::Engine => None,
+            Physical::Kernel(addresses) => addresses.segment(iova, 1).ok().map(|found| found.address),
+        }
+    }
+
     /// The contiguous pieces of physical memory in a range.
     fn segments(&self, range: IovaRange) -> Result<Vec<Segment>> {
         match self.physical()? {
@@ -415,9 +423,10 @@ impl Ioas {
     #[must_use]
     #[inline]
     pub fn address(&self, iova: Iova) -> Option<PhysAddr> {
-        match self.inner.physical.get()? {
-            Physical::Engine => self.inner.table.address(iova),
-            Physical::Kernel(addresses) => addresses.segment(iova, 1).ok().map(|found| found.address),
+        // What the engine has pinned is where it is, whoever tells addresses: the same pages.
+        match self.inner.table.address(iova) {
+            Some(address) => Some(address),
+            None => self.inner.address_by_kernel(iova),
         }
     }
 

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use noiommu_core::Errno;
-use noiommu_core::table::{Frame, IndexWord, TableMemory};
+use noiommu_core::table::{Frame, Index, TableMemory};
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
+use super::index::IndexMemory;
 use crate::{Error, Result};
 
 const FRAME: usize = size_of::<Frame>();
@@ -16,11 +17,6 @@ const FEWEST_FRAMES: u64 = 1 << 14;
 /// Frames made available at a time: one 256 KiB step.
 const STEP: u64 = 64;
 
-/// Words of the index to reserve room for: 64 MiB, which stand for 16 TiB of IOVAs. Only address space is taken.
-const MOST_WORDS: usize = 1 << 23;
-/// Words in a page of the index, which stand for 1 GiB.
-const WORDS_OF_PAGE: usize = 4096 / size_of::<IndexWord>();
-
 /// The table memory of one IOAS.
 #[derive(Debug)]
 pub(crate) struct Arena {
@@ -28,14 +24,10 @@ pub(crate) struct Arena {
     reserved: u64,
     /// Frames below this number are readable and writable.
     available: AtomicU64,
-    /// Words of the index, readable and writable, of which the kernel supplies what is touched.
-    index: *mut IndexWord,
-    words: usize,
-    /// The pages of the index that are there for good, a bit each.
-    prepared: Box<[AtomicU64]>,
+    index: IndexMemory,
 }
 
-// SAFETY: `base` and `index` are addresses that belong to this arena alone; what lies there is made of atomics.
+// SAFETY: `base` is an address that belongs to this arena alone; what lies there is made of atomics.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
@@ -57,10 +49,8 @@ impl Arena {
             match mapped {
                 Ok(base) => {
                     let base = base.cast();
-                    let (index, words) = Self::reserve_index();
-                    let bits = (words / WORDS_OF_PAGE).div_ceil(64);
-                    let prepared = (0..bits).map(|_| AtomicU64::new(0)).collect();
-                    return Ok(Self { base, reserved, available: AtomicU64::new(0), index, words, prepared });
+                    let (available, index) = (AtomicU64::new(0), IndexMemory::new());
+                    return Ok(Self { base, reserved, available, index });
                 }
                 Err(_) if reserved > FEWEST_FRAMES => reserved /= 2,
                 Err(error) => {
@@ -69,27 +59,6 @@ impl Arena {
                 }
             }
         }
-    }
-}
-
-impl Arena {
-    /// Room for the index, and how many words it has: none where there is no address space, which costs lookups their speed.
-    fn reserve_index() -> (*mut IndexWord, usize) {
-        let length = MOST_WORDS * size_of::<IndexWord>();
-        // SAFETY: a new private mapping at a place of the kernel's choice touches nothing that exists.
-        let mapped = unsafe {
-            mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        };
-        let Ok(index) = mapped else { return (std::ptr::dangling_mut(), 0) };
-        // Huge pages would take 2 MiB for what needs 4 KiB.
-        // SAFETY: advice about the mapping just made.
-        let _ = unsafe { mm::madvise(index, length, Advice::LinuxNoHugepage) };
-        (index.cast(), MOST_WORDS)
     }
 }
 
@@ -134,32 +103,20 @@ impl TableMemory for Arena {
     }
 
     #[inline]
-    fn index(&self) -> &[IndexWord] {
-        // SAFETY: the words are mapped, readable and writable, zeroed by the kernel (a word that says nothing is all zero) and stay so
-        // until the arena is dropped, which the borrow excludes; none: a dangling pointer is right for a slice of none.
-        unsafe { std::slice::from_raw_parts(self.index, self.words) }
+    fn index(&self) -> Index<'_> {
+        self.index.get()
     }
 
-    fn prepare_index(&self, first: u64, last: u64) -> std::result::Result<(), Errno> {
-        for page in first as usize / WORDS_OF_PAGE..=last as usize / WORDS_OF_PAGE {
-            let Some(bits) = self.prepared.get(page / 64) else { return Err(Errno::ENOMEM) };
-            let bit = 1 << (page % 64);
-            if bits.load(Ordering::Relaxed) & bit != 0 {
-                continue;
-            }
-            // SAFETY: a page of the index: populating writes nothing.
-            let populated = unsafe {
-                let start = self.index.add(page * WORDS_OF_PAGE).cast();
-                mm::madvise(start, 4096, Advice::LinuxPopulateWrite)
-            };
-            // As for frames.
-            match populated {
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(_) => return Err(Errno::ENOMEM),
-            }
-            bits.fetch_or(bit, Ordering::Relaxed);
-        }
-        Ok(())
+    fn prepare_words(&self, first: usize, last: usize) -> std::result::Result<(), Errno> {
+        self.index.prepare_words(first, last)
+    }
+
+    fn prepare_table(&self, place: usize) -> std::result::Result<(), Errno> {
+        self.index.prepare_table(place)
+    }
+
+    fn release_table(&self, place: usize) {
+        self.index.release_table(place);
     }
 }
 
@@ -167,10 +124,13 @@ impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: the reservation is this arena's, and with `&mut self` no frame of it is borrowed.
         let _ = unsafe { mm::munmap(self.base.cast(), self.reserved as usize * FRAME) };
-        if self.words != 0 {
-            // SAFETY: as above.
-            let _ = unsafe { mm::munmap(self.index.cast(), self.words * size_of::<IndexWord>()) };
-        }
+    }
+}
+
+#[cfg(test)]
+impl Arena {
+    pub(super) fn index_memory(&self) -> &IndexMemory {
+        &self.index
     }
 }
 

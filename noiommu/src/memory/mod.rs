@@ -3,6 +3,7 @@
 mod af_xdp;
 mod arena;
 mod host;
+mod index;
 mod io_uring;
 mod maps;
 mod pagemap;

@@ -176,6 +176,8 @@ impl Context {
     pub fn sim_device_at<M: Model>(&self, model: M, pace: Pace) -> Result<Slot<M>> {
         let memory = match self.sanitizer() {
             Some(sanitizer) => Whose::Sanitized(sanitizer.clone()),
+            // Addresses that are made up without memory: no access finds any.
+            None if self.is_simulated() => Whose::Simulated(Arc::default()),
             None => Whose::Process,
         };
         Ok(Slot::new(self.inner(), Machine::new(model, memory, pace)?))
