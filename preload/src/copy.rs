@@ -54,6 +54,12 @@ std::arch::global_asm!(
     "ret",
     ".cfi_endproc",
     ".size noiommu_copy, . - noiommu_copy",
+    // An entry for no instruction at all, so that there is a list of them where nothing is moved in line.
+    ".pushsection noiommu_in_line,\"aR\",@progbits",
+    ".p2align 2",
+    ".long 0",
+    ".long -4",
+    ".popsection",
 );
 
 #[cfg(target_arch = "aarch64")]
@@ -384,6 +390,19 @@ mod tests {
         assert_eq!(memory.write(back.as_mut_ptr() as u64, &into), Ok(()));
         assert_eq!(back.as_slice(), into);
         assert_eq!(memory.read(1, &mut []), Ok(()), "nothing of nowhere");
+    }
+
+    #[test]
+    fn words_there_and_back() {
+        let words = [1, u64::MAX, 0, 0x0123_4567_89ab_cdef, 5];
+        let mut place = [7; 7];
+        // SAFETY: the memory is here.
+        unsafe {
+            assert!(write_words((&raw mut place[1]).addr(), words));
+            assert_eq!(read_words((&raw const place[1]).addr()), Some(words));
+        }
+        assert_eq!((place[0], place[6]), (7, 7));
+        assert_eq!(place[1..6], words);
     }
 
     #[test]
