@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory};
+use noiommu_core::table::{Frame, Slot, Table, TableMemory};
 use noiommu_core::{Errno, ObjectId, PhysAddr, UserMemory};
 
 /// Bytes of a page.
@@ -269,8 +269,12 @@ impl TableMemory for Frames {
         Ok(frames)
     }
 
-    fn index(&self) -> Index<'_> {
-        Index { words: &self.words, entries: &self.entries }
+    fn words(&self) -> &[Slot] {
+        &self.words
+    }
+
+    fn entries(&self) -> &[Slot] {
+        &self.entries
     }
 
     fn prepare_table(&self, _: usize) -> Result<(), Errno> {

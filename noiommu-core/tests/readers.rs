@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use loom::thread;
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory, TableWriter};
+use noiommu_core::table::{Frame, Slot, Table, TableMemory, TableWriter};
 use noiommu_core::{Errno, Iova, IovaRange, PhysAddr};
 
 /// A handful of frames, there from the beginning.
@@ -21,8 +21,12 @@ impl TableMemory for Frames {
         if frames <= self.0.len() as u64 { Ok(self.0.len() as u64) } else { Err(Errno::ENOMEM) }
     }
 
-    fn index(&self) -> Index<'_> {
-        Index { words: &self.1, entries: &self.2 }
+    fn words(&self) -> &[Slot] {
+        &self.1
+    }
+
+    fn entries(&self) -> &[Slot] {
+        &self.2
     }
 }
 

@@ -133,7 +133,7 @@ fn rows<B: Lookup>(
 
 /// A round of lookups: nanoseconds of each.
 pub(super) fn timed<'a, L>(
-    mut copies: super::layout::Copies<fn(&L, &[u64]) -> u64>,
+    mut copies: super::layout::Copies<fn(&L, &[u64]) -> Option<u64>>,
     of: &'a L,
     places: &'a [u64],
 ) -> impl FnMut() -> f64 + 'a

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::{self, Access};
-use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory, TableWriter};
+use noiommu_core::table::{Frame, Slot, Table, TableMemory, TableWriter};
 use noiommu_core::vfio::config::{Container, Feature, Interface, Options};
 use noiommu_core::vfio::group::DeviceGroup;
 use noiommu_core::{
@@ -78,8 +78,12 @@ impl TableMemory for Frames {
         if black_box(frames) <= FRAMES.len() as u64 { Ok(frames) } else { Err(Errno::ENOMEM) }
     }
 
-    fn index(&self) -> Index<'_> {
-        Index { words: black_box(&WORDS), entries: black_box(&ENTRIES) }
+    fn words(&self) -> &[Slot] {
+        black_box(&WORDS)
+    }
+
+    fn entries(&self) -> &[Slot] {
+        black_box(&ENTRIES)
     }
 
     fn prepare_words(&self, first: usize, last: usize) -> Result<(), Errno> {

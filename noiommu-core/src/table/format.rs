@@ -262,10 +262,10 @@ pub const fn address_in_lowest(entry: u64, iova: u64) -> Option<u64> {
     if entry & PRESENT == 0 {
         return None;
     }
-    // With the bits below the next level set, the lowest zero is in there for a leaf of 4 KiB, and the one that ends the code of the
-    // size for others: all bits up to it are those of the offset.
-    let ones = entry | ((1 << NEXT_LEVEL_SHIFT) - 1);
-    let mask = ones ^ ones.wrapping_add(1) | 0xfff;
+    // With all bits below the last of the next level set, that one is the lowest zero for a leaf of 4 KiB, and the one that ends the
+    // code of the size for others: all bits up to the lowest zero are those of the offset.
+    let ones = entry | 0x7ff;
+    let mask = ones ^ ones.wrapping_add(1);
     let address = entry & ADDRESS;
     Some(address ^ (address ^ iova) & mask)
 }

@@ -4,12 +4,13 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | 0 | nothing is said: nothing is mapped there, or the walk tells (a leaf of 1 TiB and more is not repeated 2^19 times) |
-//! | physical address + 1 | a leaf covers the 2 MiB, which begin at this address, a multiple of 2 MiB |
+//! | 0 | nothing is said: nothing is mapped there, or the walk tells |
+//! | physical address | a leaf covers the 2 MiB, which begin at this address, a multiple of 2 MiB |
 //! | 2^63 + slots in use | smaller leaves are mapped there: their table is the one at this place |
 //! | 2^63 + 2^62 | nothing is mapped there, and the table at this place is kept to be used again |
 //!
-//! So as a signed number a word is positive where it is an address: one test, and one that compilers take for likely.
+//! So as a signed number a word is positive where it is an address: one test, and one that compilers take for likely. Not said is a leaf
+//! at address 0, and one of 1 TiB and more, which would be repeated 2^19 times.
 //!
 //! The table is the truth. A word repeats, decoded, what it says of 2 MiB; the tables of level 0 at their places *are* those of the
 //! table, which its entries name by the numbers from [`PLACED`] on.
@@ -29,8 +30,6 @@ use crate::sync::Ordering;
 pub(super) const PLACED: u64 = 1 << 39;
 /// log2 of what a word stands for: 2 MiB.
 pub(super) const SLOT_SHIFT: u32 = 21;
-/// What is added to a leaf's address.
-const LEAF: u64 = 1;
 /// A table, to which the number of slots in use is added.
 const TABLE: u64 = 1 << 63;
 /// A table that is kept.
@@ -38,39 +37,25 @@ const KEPT: u64 = TABLE | 1 << 62;
 /// log2 of the smallest leaf that is not repeated: 1 TiB.
 const TOO_LARGE: u32 = 40;
 
-/// The memory of an index, for the IOVAs from 0 on. See [`TableMemory::index`].
-#[derive(Clone, Copy, Debug)]
-pub struct Index<'a> {
-    /// One for each 2 MiB. All zero at first.
-    pub words: &'a [Slot],
-    /// One for each 4 KiB: 512 for each word, the tables of level 0 at their places. All zero at first.
-    pub entries: &'a [Slot],
+/// The physical address of an IOVA, where the index says it.
+///
+/// Loads are relaxed: the address is all that is loaded, and nothing is followed.
+#[inline]
+pub(super) fn address(memory: &impl TableMemory, iova: u64) -> Option<u64> {
+    let word = memory.words().get(place(iova))?.load(Ordering::Relaxed);
+    if word.cast_signed() > 0 {
+        return Some(word | iova & ((1 << SLOT_SHIFT) - 1));
+    }
+    // Whatever else the word says: a table that is not in use has no entries.
+    let page = usize::try_from(iova >> format::PAGE_SHIFT).unwrap_or(usize::MAX);
+    let entry = memory.entries().get(page)?.load(Ordering::Relaxed);
+    format::address_in_lowest(entry, iova)
 }
 
-impl<'a> Index<'a> {
-    /// One that reaches nothing.
-    pub const NONE: Self = Self { words: &[], entries: &[] };
-
-    /// The physical address of an IOVA, where the index says it.
-    ///
-    /// Loads are relaxed: the address is all that is loaded, and nothing is followed.
-    #[inline]
-    pub(super) fn address(&self, iova: u64) -> Option<u64> {
-        let word = self.words.get(place(iova))?.load(Ordering::Relaxed);
-        if word.cast_signed() > 0 {
-            return Some(word.wrapping_sub(LEAF).wrapping_add(iova & ((1 << SLOT_SHIFT) - 1)));
-        }
-        // Whatever else the word says: a table that is not in use has no entries.
-        let entry =
-            usize::try_from(iova >> format::PAGE_SHIFT).ok().and_then(|page| self.entries.get(page))?;
-        format::address_in_lowest(entry.load(Ordering::Relaxed), iova)
-    }
-
-    /// The entries of the table at a place.
-    #[inline]
-    pub(super) fn table(&self, place: usize) -> Option<&'a [Slot; SLOTS]> {
-        self.entries.get(place.wrapping_mul(SLOTS)..)?.first_chunk()
-    }
+/// The entries of the table at a place.
+#[inline]
+pub(super) fn table(memory: &impl TableMemory, place: usize) -> Option<&[Slot; SLOTS]> {
+    memory.entries().get(place.wrapping_mul(SLOTS)..)?.first_chunk()
 }
 
 /// The place of an IOVA: one that no slice has where it has no number here.
@@ -96,7 +81,7 @@ pub(super) fn place_of(number: u64) -> Option<usize> {
 /// ENOMEM.
 pub(super) fn prepare(memory: &impl TableMemory, iova: u64, last: u64) -> Result<(), Errno> {
     let (first, last) = (place(iova), place(last));
-    match memory.index().words.len().checked_sub(1) {
+    match memory.words().len().checked_sub(1) {
         Some(most) if first <= most => memory.prepare_words(first, last.min(most)),
         _ => Ok(()),
     }
@@ -104,7 +89,7 @@ pub(super) fn prepare(memory: &impl TableMemory, iova: u64, last: u64) -> Result
 
 /// Says that a leaf of 2^`size` bytes at `base` is at `iova`; smaller ones than 2 MiB are their table's.
 pub(super) fn set_leaf(memory: &impl TableMemory, iova: u64, size: u32, base: u64) {
-    each_slot(memory, iova, size, |offset| base.wrapping_add(offset).wrapping_add(LEAF));
+    each_slot(memory, iova, size, |offset| base.wrapping_add(offset));
 }
 
 /// Says nothing of a leaf's 2 MiB any more.
@@ -118,7 +103,7 @@ fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64)
     }
     let first = place(iova);
     let count = 1usize << (size.wrapping_sub(SLOT_SHIFT) & 63);
-    let words = memory.index().words;
+    let words = memory.words();
     let words = words.get(first..first.wrapping_add(count).min(words.len())).unwrap_or_default();
     let mut offset = 0u64;
     for slot in words {
@@ -133,8 +118,8 @@ fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64)
 /// # Errors
 /// ENOMEM.
 pub(super) fn take_table(memory: &impl TableMemory, iova: u64) -> Result<Option<u64>, Errno> {
-    let (index, place) = (memory.index(), place(iova));
-    let (Some(word), Some(_)) = (index.words.get(place), index.table(place)) else { return Ok(None) };
+    let place = place(iova);
+    let (Some(word), Some(_)) = (memory.words().get(place), table(memory, place)) else { return Ok(None) };
     if word.load(Ordering::Relaxed) != KEPT {
         memory.prepare_table(place)?;
     }
@@ -145,26 +130,26 @@ pub(super) fn take_table(memory: &impl TableMemory, iova: u64) -> Result<Option<
 /// Slots in use of the table at a place, which is in use.
 pub(super) fn live(memory: &impl TableMemory, place: usize) -> u32 {
     // The number of slots: the upper half does not count.
-    memory.index().words.get(place).map_or(0, |word| word.load(Ordering::Relaxed)) as u32
+    memory.words().get(place).map_or(0, |word| word.load(Ordering::Relaxed)) as u32
 }
 
 /// Says how many slots are in use of the table at a place, which is in use.
 pub(super) fn set_live(memory: &impl TableMemory, place: usize, live: u32) {
-    if let Some(word) = memory.index().words.get(place) {
+    if let Some(word) = memory.words().get(place) {
         word.store(TABLE | u64::from(live));
     }
 }
 
 /// Takes the table at a place out of use, and keeps it. It has no entries.
 pub(super) fn keep_table(memory: &impl TableMemory, place: usize) {
-    if let Some(word) = memory.index().words.get(place) {
+    if let Some(word) = memory.words().get(place) {
         word.store(KEPT);
     }
 }
 
 /// Gives the memory of a table back, if it is one that is kept.
 pub(super) fn release_kept(memory: &impl TableMemory, place: usize) {
-    if let Some(word) = memory.index().words.get(place)
+    if let Some(word) = memory.words().get(place)
         && word.load(Ordering::Relaxed) == KEPT
     {
         memory.release_table(place);

@@ -1,7 +1,6 @@
 //! Where table frames live.
 
 use super::format::SLOTS;
-use super::index::Index;
 use crate::Errno;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -88,14 +87,18 @@ pub trait TableMemory {
     /// ENOMEM; what was available stays so.
     fn grow(&self, frames: u64) -> Result<u64, Errno>;
 
-    /// Memory for an index of the IOVAs from 0 on, as far as there is room: a word for each 2 MiB of them, and the 512 entries of a
-    /// table. It stays at its place until the arena is dropped. What is not prepared may be read, and is all zero. None: each lookup is a
-    /// walk.
-    fn index(&self) -> Index<'_> {
-        Index::NONE
+    /// Memory for an index of the IOVAs from 0 on, as far as there is room: a word for each 2 MiB of them. It stays at its place until
+    /// the arena is dropped, and is all zero at first. None: each lookup is a walk.
+    fn words(&self) -> &[Slot] {
+        &[]
     }
 
-    /// Makes sure that the words from `first` to `last`, which the index has, can be written. Called by the table's writer only, as
+    /// And the entries of a table for each word, one for each 4 KiB. What is not prepared may be read, and is all zero.
+    fn entries(&self) -> &[Slot] {
+        &[]
+    }
+
+    /// Makes sure that the words from `first` to `last`, which there are, can be written. Called by the table's writer only, as
     /// the two below.
     ///
     /// # Errors

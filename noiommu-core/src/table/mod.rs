@@ -22,7 +22,6 @@ mod writer;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Iova, IovaRange, PhysAddr};
 use format::{Access, Entry, Leaf};
-pub use index::Index;
 pub use memory::{Frame, Slot, TableMemory};
 pub use segments::Segments;
 pub use writer::TableWriter;
@@ -120,21 +119,19 @@ impl<M: TableMemory> Table<M> {
 
     /// The physical address of `iova`; `None` when nothing is mapped there.
     ///
-    /// One load of the [index](TableMemory::index) where a leaf of 2 MiB or more is mapped, two that do not wait for each other below
+    /// One load of the [index](TableMemory::words) where a leaf of 2 MiB or more is mapped, two that do not wait for each other below
     /// that, a walk where the index says nothing. No lock, no store.
     #[must_use]
     #[inline]
     pub fn address(&self, iova: Iova) -> Option<PhysAddr> {
-        match self.memory.index().address(iova.0) {
-            Some(address) => Some(PhysAddr(address)),
-            None => self.address_by_walk(iova.0),
-        }
+        self.indexed_address(iova).or_else(|| self.lookup(iova).map(|found| found.address))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn address_by_walk(&self, iova: u64) -> Option<PhysAddr> {
-        self.lookup(Iova(iova)).map(|found| found.address)
+    /// The same by the index alone: `None` also where it does not reach, or does not say.
+    #[must_use]
+    #[inline]
+    pub fn indexed_address(&self, iova: Iova) -> Option<PhysAddr> {
+        index::address(&self.memory, iova.0).map(PhysAddr)
     }
 
     /// The physical address of `iova` and the bytes up to the end of its leaf; `None` when nothing is mapped there.
@@ -229,7 +226,7 @@ impl<M: TableMemory> Table<M> {
     #[inline]
     fn frame(&self, number: u64) -> Option<&[Slot; format::SLOTS]> {
         match index::place_of(number) {
-            Some(place) => self.memory.index().table(place),
+            Some(place) => index::table(&self.memory, place),
             None => self.memory.frame(number).map(|frame| &frame.slots),
         }
     }

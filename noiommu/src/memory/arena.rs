@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use noiommu_core::Errno;
-use noiommu_core::table::{Frame, Index, TableMemory};
+use noiommu_core::table::{Frame, Slot, TableMemory};
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::index::IndexMemory;
@@ -103,8 +103,13 @@ impl TableMemory for Arena {
     }
 
     #[inline]
-    fn index(&self) -> Index<'_> {
-        self.index.get()
+    fn words(&self) -> &[Slot] {
+        self.index.words()
+    }
+
+    #[inline]
+    fn entries(&self) -> &[Slot] {
+        self.index.entries()
     }
 
     fn prepare_words(&self, first: usize, last: usize) -> std::result::Result<(), Errno> {

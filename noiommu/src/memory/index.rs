@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use noiommu_core::Errno;
-use noiommu_core::table::{Frame, Index, Slot};
+use noiommu_core::table::{Frame, Slot};
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 /// Places to reserve room for, of 2 MiB each: 16 TiB of IOVAs, for which 32 GiB of address space are taken, and no memory.
@@ -24,6 +24,8 @@ pub(super) struct IndexMemory {
     words: *mut Slot,
     entries: *mut Slot,
     places: usize,
+    /// So many for each place.
+    count: usize,
     /// The pages of words that are there for good, a bit each.
     prepared: Box<[AtomicU64]>,
 }
@@ -44,7 +46,7 @@ impl IndexMemory {
                 Err(_) => {
                     tracing::debug!("no address space for an index: each lookup walks the page table");
                     let (words, entries) = (std::ptr::dangling_mut(), std::ptr::dangling_mut());
-                    return Self { words, entries, places: 0, prepared: Box::default() };
+                    return Self { words, entries, places: 0, count: 0, prepared: Box::default() };
                 }
             }
         };
@@ -52,20 +54,20 @@ impl IndexMemory {
         // SAFETY: the tables lie behind the words, which fill whole pages.
         let entries = unsafe { words.add(places) };
         let prepared = (0..(places / WORDS_OF_PAGE).div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { words, entries, places, prepared }
+        Self { words, entries, places, count: places * ENTRIES, prepared }
     }
 
     #[inline]
-    pub(super) fn get(&self) -> Index<'_> {
-        // SAFETY: so many words and entries are mapped, readable and writable, zeroed by the kernel (a slot that says
-        // nothing is all zero), and stay so until this is dropped, which the borrow excludes; of none, a dangling
-        // pointer is right.
-        unsafe {
-            Index {
-                words: std::slice::from_raw_parts(self.words, self.places),
-                entries: std::slice::from_raw_parts(self.entries, self.places * ENTRIES),
-            }
-        }
+    pub(super) fn words(&self) -> &[Slot] {
+        // SAFETY: so many are mapped, readable and writable, zeroed by the kernel (a slot that says nothing is all zero), and stay so
+        // until this is dropped, which the borrow excludes; of none, a dangling pointer is right.
+        unsafe { std::slice::from_raw_parts(self.words, self.places) }
+    }
+
+    #[inline]
+    pub(super) fn entries(&self) -> &[Slot] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.entries, self.count) }
     }
 
     /// See [`TableMemory::prepare_words`](noiommu_core::table::TableMemory::prepare_words).
