@@ -26,7 +26,7 @@ impl<M: TableMemory> Table<M> {
     #[inline]
     fn lone_page(&self, iova: u64, limit: u64) -> Option<(PhysAddr, u64)> {
         let page = usize::try_from(iova >> format::PAGE_SHIFT).ok()?;
-        let [entry, behind] = self.memory.index().entries.get(page..)?.first_chunk()?;
+        let [entry, behind] = self.memory.entries().get(page..)?.first_chunk()?;
         let (entry, behind) = (entry.load(Ordering::Relaxed), behind.load(Ordering::Relaxed));
         let offset = iova & format::PAGE_MASK;
         let rest = format::PAGE_MASK.wrapping_sub(offset).wrapping_add(1);
