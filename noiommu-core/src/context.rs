@@ -512,6 +512,24 @@ impl<P: Platform> Context<P> {
         Ok((run.address, run.length))
     }
 
+    /// The same for a caller who may ask, where no memory of devices has been mapped, which alone can be taken back: `None` where
+    /// [`Context::get_pa`] has an error to tell. What lies in one page costs no walk.
+    #[must_use]
+    #[inline]
+    pub fn get_pa_of_memory(&self, ioas: ObjectId, iova: Iova, length: u64) -> Option<(PhysAddr, u64)> {
+        if length == 0 || iova.0 == u64::MAX {
+            return None;
+        }
+        // What the table has is mapped with a domain. Its leaves are of a page at least, and so are areas then.
+        let table = self.ioas(ioas).ok()?.table();
+        let rest_of_page = GRANULE.wrapping_sub(iova.0 % GRANULE);
+        if length <= rest_of_page {
+            return Some((table.address(iova)?, length));
+        }
+        let run = table.run(iova, length)?;
+        Some((run.address, run.length))
+    }
+
     /// The IOAS that the VFIO container calls work on, if there is one (IOMMU_VFIO_IOAS).
     #[must_use]
     pub fn compat_ioas(&self) -> Option<ObjectId> {

@@ -243,6 +243,37 @@ impl Pages {
     }
 }
 
+/// Where a piece begins and is, and its bytes.
+type Piece = Result<(u64, u64, u64), Errno>;
+
+/// Of the list of pieces, as many as are looked at.
+const MOST_PIECES: usize = 100;
+
+impl Pages {
+    /// The pieces of `length` bytes from `iova` on, or of those that there are above it.
+    fn pieces(&self, iova: u64, length: u64) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let (mut at, mut rest) = (Some(iova), length.min((u64::MAX - iova).saturating_add(1)));
+        while let Some(here) = at.filter(|_| rest > 0 && pieces.len() < MOST_PIECES) {
+            let Some((address, length, _)) = self.run(here, rest) else {
+                pieces.push(Err(Errno::ENOENT));
+                break;
+            };
+            pieces.push(Ok((here, address, length)));
+            at = here.checked_add(length);
+            rest -= length;
+        }
+        pieces
+    }
+}
+
+/// The same by the table.
+fn pieces(table: &Shared, iova: u64, length: u64) -> Vec<Piece> {
+    let Some(last) = length.checked_sub(1) else { return Vec::new() };
+    let segments = table.segments(range(iova, iova.saturating_add(last))).take(MOST_PIECES);
+    segments.map(|piece| piece.map(|piece| (piece.iova.0, piece.address.0, piece.length))).collect()
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Areas of pieces: (pages, where in physical memory, follow the piece before).
@@ -326,6 +357,7 @@ proptest! {
                     let iova = base + at;
                     let found = table.run(Iova(iova), limit).map(|t| (t.address.0, t.length, t.access));
                     prop_assert_eq!(found, model.run(iova, limit));
+                    prop_assert_eq!(pieces(&table, iova, limit), model.pieces(iova, limit));
                     prop_assert_eq!(table.lookup(Iova(iova)).map(|t| t.address.0), model.run(iova, 1).map(|t| t.0));
                     prop_assert_eq!(table.address(Iova(iova)), table.lookup(Iova(iova)).map(|t| t.address));
                 }

@@ -13,7 +13,7 @@ use libc::{SA_RESETHAND, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGBUS, SIGSEGV, sigactio
 use crate::raw::system;
 #[cfg(target_arch = "x86_64")]
 use crate::touch;
-use crate::{copy, real};
+use crate::{copy, real, thread};
 
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
@@ -210,6 +210,8 @@ extern "C" fn decide(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
             if wanted & ONLY_ONCE != 0 {
                 wish.0.store(Wish::pack(SIG_DFL, 0), Ordering::SeqCst);
             }
+            // The program's handler runs under a mask that blocks this signal, and need not come back.
+            thread::forget();
             return handler;
         }
     }

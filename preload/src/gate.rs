@@ -1,15 +1,11 @@
 //! The way into the engine: who is inside, and that nobody is while the process forks.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::raw;
-
-thread_local! {
-    // Without a destructor and with a constant to begin with: reading it never allocates and is always allowed.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-}
+use crate::thread::here;
 
 /// Everybody inside holds it for reading; a fork takes it for writing, and so no lock of the engine is held by a thread that the
 /// child does not have.
@@ -18,29 +14,46 @@ static GATE: RwLock<()> = RwLock::new(());
 /// Whether this thread is in the engine. What the C library is asked for there is asked for by the engine: it means the kernel.
 #[inline]
 pub(crate) fn is_inside() -> bool {
-    DEPTH.get() > 0
+    here(|thread| thread.depth.get()) > 0
 }
 
 /// Makes this thread one of the engine's for as long as it lives. A fork does not wait for it.
 pub(crate) fn stay_inside() {
-    DEPTH.set(1);
+    here(|thread| thread.depth.set(1));
 }
 
 /// Runs a part of the engine. `errno` is the program's, and stays as it was.
 pub(crate) fn engine<R>(work: impl FnOnce() -> R) -> R {
-    let depth = DEPTH.get();
+    let depth = here(|thread| thread.depth.get());
     // A signal handler that interrupts the engine and calls it again is inside already, and must not wait for a fork that waits
     // for it.
     let errno = raw::last_errno();
-    DEPTH.set(depth + 1);
+    here(|thread| thread.depth.set(depth + 1));
     let guard = (depth == 0).then(|| GATE.read().unwrap_or_else(PoisonError::into_inner));
     let cancelling = without_cancelling();
     let result = work();
     allow_cancelling(cancelling);
     drop(guard);
-    DEPTH.set(depth);
+    here(|thread| thread.depth.set(depth));
     raw::set_errno(errno);
     result
+}
+
+/// Runs a part of the engine that makes no system call and calls nothing of the C library's, so that neither `errno` nor
+/// cancellation matters. `None`: it was not run, as this thread is inside already, as `may` (asked once, see
+/// [`Thread::known`](crate::thread::Thread::known)) says no, or as a fork is under way.
+#[inline(always)]
+pub(crate) fn quickly<R>(may: impl FnOnce() -> bool, work: impl FnOnce() -> R) -> Option<R> {
+    here(|thread| {
+        if thread.depth.get() > 0 || !thread.known(|| engine(may)) {
+            return None;
+        }
+        // As in `engine`, for a signal handler that comes now.
+        thread.depth.set(1);
+        let answer = GATE.try_read().ok().map(|_guard| work());
+        thread.depth.set(0);
+        answer
+    })
 }
 
 unsafe extern "C" {

@@ -14,6 +14,7 @@
 //! | `table` | which descriptors are served, found without a lock |
 //! | `maps` | device memory that the program has mapped |
 //! | `copy`, `fault` | the program's memory by addresses that may be wrong; SIGSEGV and SIGBUS |
+//! | `quick`, `thread` | GET_PA without a system call; what a thread knows of itself for that |
 //! | `touch` | registers of simulated devices, mapped |
 //! | `gate`, `process` | forks while others are in the engine; children of `vfork` |
 //! | `hooks` | the functions of the C library |
@@ -41,11 +42,13 @@ mod maps;
 mod overlay;
 mod paths;
 mod process;
+mod quick;
 mod raw;
 mod real;
 mod server;
 mod state;
 mod table;
+mod thread;
 #[cfg(target_arch = "x86_64")]
 mod touch;
 

@@ -8,7 +8,8 @@ use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, pthread_attr_t, pthread_t, size_t, ssize_t,
+    DIR, FILE, dirent, glob_t, iovec, mode_t, msghdr, off_t, pthread_attr_t, pthread_t, sigset_t, size_t,
+    ssize_t, uid_t,
 };
 
 use crate::hooks::Start;
@@ -91,4 +92,19 @@ real! {
     signal as c"signal": unsafe extern "C" fn(c_int, usize) -> usize;
     pthread_create as c"pthread_create": unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
     sysv_signal as c"sysv_signal": unsafe extern "C" fn(c_int, usize) -> usize;
+    sigprocmask as c"sigprocmask": unsafe extern "C" fn(c_int, *const sigset_t, *mut sigset_t) -> c_int;
+    pthread_sigmask as c"pthread_sigmask": unsafe extern "C" fn(c_int, *const sigset_t, *mut sigset_t) -> c_int;
+    sighold as c"sighold": unsafe extern "C" fn(c_int) -> c_int;
+    sigset as c"sigset": unsafe extern "C" fn(c_int, usize) -> usize;
+    sigblock as c"sigblock": unsafe extern "C" fn(c_int) -> c_int;
+    sigsetmask as c"sigsetmask": unsafe extern "C" fn(c_int) -> c_int;
+    longjmp as c"longjmp": unsafe extern "C" fn(*mut c_void, c_int) -> !;
+    longjmp_chk as c"__longjmp_chk": unsafe extern "C" fn(*mut c_void, c_int) -> !;
+    setcontext as c"setcontext": unsafe extern "C" fn(*const c_void) -> c_int;
+    swapcontext as c"swapcontext": unsafe extern "C" fn(*mut c_void, *const c_void) -> c_int;
+    setuid as c"setuid": unsafe extern "C" fn(uid_t) -> c_int;
+    seteuid as c"seteuid": unsafe extern "C" fn(uid_t) -> c_int;
+    setreuid as c"setreuid": unsafe extern "C" fn(uid_t, uid_t) -> c_int;
+    setresuid as c"setresuid": unsafe extern "C" fn(uid_t, uid_t, uid_t) -> c_int;
+    capset as c"capset": unsafe extern "C" fn(*mut c_void, *const c_void) -> c_int;
 }

@@ -142,6 +142,18 @@ fn slot(number: u32) -> Option<&'static Slot> {
     piece(slots, make).get(number % SLOTS_PER_PIECE)
 }
 
+/// The same, where it has been made: always so for the number of a note.
+#[inline]
+fn known_slot(number: u32) -> Option<&'static Slot> {
+    let number = number as usize;
+    let slots = SLOTS.get(number / SLOTS_PER_PIECE)?.load(Ordering::Acquire);
+    if slots.is_null() {
+        return None;
+    }
+    // SAFETY: pieces come from a box and are never freed.
+    unsafe { (*slots).get(number % SLOTS_PER_PIECE) }
+}
+
 /// An open file description that stays while this does.
 pub(crate) struct Kept {
     number: u32,
@@ -166,11 +178,22 @@ impl Kept {
     }
 
     /// Counts one more user of the slot, if it has any.
+    #[inline]
     fn count(number: u32) -> Option<Self> {
-        let slot = slot(number)?;
+        let slot = known_slot(number)?;
         let more = |count: u32| (count > 0).then(|| count + 1);
         slot.references.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
         Some(Self { number, slot })
+    }
+
+    /// The end of the description, whose last reference is gone.
+    #[cold]
+    fn release(&self) {
+        // SAFETY: that was the last reference, and none can be made from 0; the number is given away only below.
+        let last = unsafe { (*self.slot.description.get()).take() };
+        without_signals(|| FREE.lock().unwrap_or_else(PoisonError::into_inner).0.push(self.number));
+        // The file is released here: a part of the engine.
+        gate::engine(|| drop(last));
     }
 
     /// As a note: this reference is the descriptor's from now on.
@@ -204,15 +227,11 @@ impl Deref for Kept {
 }
 
 impl Drop for Kept {
+    #[inline]
     fn drop(&mut self) {
-        if self.slot.references.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
+        if self.slot.references.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.release();
         }
-        // SAFETY: that was the last reference, and none can be made from 0; the number is given away only below.
-        let last = unsafe { (*self.slot.description.get()).take() };
-        without_signals(|| FREE.lock().unwrap_or_else(PoisonError::into_inner).0.push(self.number));
-        // The file is released here: a part of the engine.
-        gate::engine(|| drop(last));
     }
 }
 

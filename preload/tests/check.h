@@ -34,6 +34,7 @@
 #define FLAGS 0x3b0a
 #define REMOVE 0x3b0b
 #define WORD 0x3b0c
+#define GET_PA 0x3b95
 
 struct reverse {
     uint64_t address;

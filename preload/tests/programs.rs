@@ -89,3 +89,8 @@ fn early() {
 fn interrupts() {
     run("interrupts");
 }
+
+#[test]
+fn quick() {
+    run("quick");
+}

@@ -59,6 +59,8 @@ enum Guest {
     Conformance(vm::OnKernel),
     /// Random sequences of calls, answered by the reference kernel and through the preload library
     FuzzUapi(vm::Fuzz),
+    /// What the engine costs beside the kernel's own, on the reference kernel
+    Bench(vm::Bench),
 }
 
 #[derive(Subcommand)]
@@ -71,7 +73,7 @@ enum Soak {
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -79,9 +81,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+/// Runs the task. Most can only succeed or fail; what a task's exit code tells besides is its own.
+fn run(cli: &Cli) -> Result<ExitCode> {
     let project = Project::find()?;
     match &cli.task {
+        Task::Vm(Guest::Bench(options)) => return Ok(vm::bench(&project, options)),
         Task::Vm(Guest::Kernel { variant }) => vm::kernel_image(&project, *variant),
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
@@ -95,7 +99,8 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
         Task::Test(options) => steps::run(&project, options),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -108,6 +108,22 @@ pub(crate) fn colours() -> bool {
     !forbidden && io::stdout().is_terminal()
 }
 
+/// The terminal's columns; 80 where there is none.
+pub(crate) fn width() -> usize {
+    const USUAL: usize = 80;
+    let columns = rustix::termios::tcgetwinsize(io::stdout());
+    columns.map_or(0, |size| usize::from(size.ws_col)).max(USUAL)
+}
+
+/// Prints a line that has styles in it, without them if stdout takes none.
+pub(crate) fn print_styled(line: &str) {
+    if colours() {
+        println!("{line}");
+    } else {
+        println!("{}", anstream::adapter::strip_str(line));
+    }
+}
+
 /// `text` for stdout, coloured if it takes colours.
 pub(crate) fn paint(text: impl Display, look: Look) -> String {
     if !colours() {

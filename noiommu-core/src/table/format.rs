@@ -18,6 +18,8 @@
 
 /// log2 of the smallest page and of a table frame: 4 KiB.
 pub const PAGE_SHIFT: u32 = 12;
+/// The bits of an address within its page.
+pub const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 /// Index bits per level: 512 slots in a table.
 pub const INDEX_BITS: u32 = 9;
 /// Slots in a table.
@@ -227,6 +229,29 @@ pub const fn decode(entry: u64, level: u32) -> Entry {
 #[inline]
 pub const fn fills_one_slot(entry: u64) -> bool {
     entry & (PRESENT | NEXT_LEVEL | AREA_END) == PRESENT
+}
+
+/// Whether an entry of a table of level 0 is a leaf of one page.
+#[must_use]
+#[inline]
+pub const fn is_page(entry: u64) -> bool {
+    entry & (PRESENT | NEXT_LEVEL) == PRESENT
+}
+
+/// The physical address of a leaf of one page.
+#[must_use]
+#[inline]
+pub const fn page_address(entry: u64) -> u64 {
+    entry & ADDRESS
+}
+
+/// Whether a run ends with a leaf of one page, by the entry behind it in its table or in the next one: it is the last of its area,
+/// or a leaf of one page elsewhere follows. `false` where it may go on.
+#[must_use]
+#[inline]
+pub const fn ends_run(page: u64, behind: u64) -> bool {
+    let follows = page_address(page).wrapping_add(1 << PAGE_SHIFT);
+    page & AREA_END != 0 || (is_page(behind) && page_address(behind) != follows)
 }
 
 /// The physical address of an IOVA by the entry of a table of level 0, where there are no tables below; `None`: it is empty. Without

@@ -16,12 +16,14 @@
 pub mod format;
 mod index;
 mod memory;
+mod segments;
 mod writer;
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::{Errno, Iova, IovaRange, PhysAddr};
+use crate::{Iova, IovaRange, PhysAddr};
 use format::{Access, Entry, Leaf};
 pub use memory::{Frame, Slot, TableMemory};
+pub use segments::Segments;
 pub use writer::TableWriter;
 
 /// A page table from IOVA to physical address, as its readers see it.
@@ -157,7 +159,7 @@ impl<M: TableMemory> Table<M> {
     /// ENOENT.
     #[must_use]
     pub fn segments(&self, range: IovaRange) -> Segments<'_, M> {
-        Segments { table: self, rest: Some(range) }
+        Segments::new(self, range)
     }
 
     /// The level (from 0) and the entry that a walk to `iova` ends at, for dumps and comparisons; `None` when nothing is
@@ -276,26 +278,3 @@ fn unpack_root(root: u64) -> Option<(u64, u32)> {
         _ => None,
     }
 }
-
-/// The contiguous pieces of an IOVA range; made by [`Table::segments`].
-#[derive(Debug)]
-pub struct Segments<'a, M> {
-    table: &'a Table<M>,
-    rest: Option<IovaRange>,
-}
-
-impl<M: TableMemory> Iterator for Segments<'_, M> {
-    type Item = Result<Segment, Errno>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.rest.take()?;
-        let iova = rest.first();
-        // All 2^64 bytes have no length; no run is that long, so the largest number serves.
-        let limit = rest.length().unwrap_or(u64::MAX);
-        let Some(run) = self.table.run(iova, limit) else { return Some(Err(Errno::ENOENT)) };
-        self.rest = iova.checked_add(run.length).and_then(|next| IovaRange::new(next, rest.last()));
-        Some(Ok(Segment { iova, address: run.address, length: run.length }))
-    }
-}
-
-impl<M: TableMemory> core::iter::FusedIterator for Segments<'_, M> {}

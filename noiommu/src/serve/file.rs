@@ -80,6 +80,14 @@ pub trait FileOperations: Send + Sync {
     /// The kernel's for this file and call; ENOTTY for calls that it does not know.
     fn ioctl(&self, caller: Caller<'_>, request: u32, argument: u64) -> Result<i64, Errno>;
 
+    /// What IOMMU_IOAS_NOIOMMU_GET_PA answers a caller who has CAP_SYS_RAWIO about `length` bytes at `iova` of the IOAS with this id:
+    /// the physical address, and how many of them are contiguous. No system call is made for it, and no lock is waited for. `None`:
+    /// there is an error to be told, or it cannot be answered so quickly, and [`FileOperations::ioctl`] is to be asked.
+    fn get_pa(&self, ioas: u32, iova: u64, length: u64) -> Option<(u64, u64)> {
+        let _ = (ioas, iova, length);
+        None
+    }
+
     /// What kind of file it is.
     fn kind(&self) -> FileKind {
         FileKind::Calls

@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::Caller as Privileges;
-use noiommu_core::{Context, Errno, ObjectId, UserMemory};
+use noiommu_core::{Context, Errno, Iova, ObjectId, UserMemory};
 use rustix::fs::OFlags;
 
 use super::fault_queue::FaultQueueFile;
@@ -17,19 +18,25 @@ use crate::memory::Backing;
 
 /// A context that open files and bound devices share; it ends with the last of them.
 pub(super) struct Iommufd {
-    context: Mutex<Context<ServedMemory>>,
+    /// Held for reading by those who only ask for addresses.
+    context: RwLock<Context<ServedMemory>>,
+    /// Memory of devices has been mapped, or was about to be. It may be taken back, which only the engine's full rules see.
+    has_bars: AtomicBool,
 }
 
 impl Iommufd {
     pub(super) fn new(memory: &ServedMemory) -> Arc<Self> {
         // What may be locked is asked of who opens, as far as the kernel lets us.
         memory.prepare();
-        Arc::new(Self { context: Mutex::new(Context::new(memory.clone())) })
+        Arc::new(Self {
+            context: RwLock::new(Context::new(memory.clone())),
+            has_bars: AtomicBool::new(false),
+        })
     }
 
     /// The context, locked. Nothing panics while it is, so a poisoned lock is as good as any.
-    pub(super) fn context(&self) -> MutexGuard<'_, Context<ServedMemory>> {
-        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn context(&self) -> RwLockWriteGuard<'_, Context<ServedMemory>> {
+        self.context.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,6 +52,17 @@ impl FileOperations for IommufdFile {
             error.errno()
         })?;
         Ok(i64::from(answer))
+    }
+
+    #[inline]
+    fn get_pa(&self, ioas: u32, iova: u64, length: u64) -> Option<(u64, u64)> {
+        let context = self.0.context.try_read().ok()?;
+        // Set by a thread that held the lock before it mapped.
+        if self.0.has_bars.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (address, length) = context.get_pa_of_memory(ObjectId(ioas), Iova(iova), length)?;
+        Some((address.0, length))
     }
 
     // Only what a hardware queue offers can be mapped, and there is none.
@@ -88,6 +106,7 @@ impl Process<ServedBacking> for Calling<'_> {
     fn file_backing(&self, descriptor: i32, start: u64, length: u64) -> Result<ServedBacking, Errno> {
         let served = self.caller.descriptors.get(descriptor);
         if let Some(slice) = served.ok().and_then(|file| BarSlice::new(&file, start, length)) {
+            self.iommufd.has_bars.store(true, Ordering::Relaxed);
             return slice.map(ServedBacking::Bar);
         }
         let page = start & !0xfff;

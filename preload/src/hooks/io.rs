@@ -7,13 +7,14 @@ use libc::{iovec, off_t, size_t, ssize_t};
 use noiommu::Errno;
 use noiommu::serve::{Caller, File, FileKind};
 use noiommu_core::UserMemory as _;
+use noiommu_uapi::iommufd::IOMMU_IOAS_NOIOMMU_GET_PA;
 
 use super::{Program, cancellable, descriptor, engine, interpose, kernel, library};
 use crate::copy::Memory;
-use crate::gate;
 use crate::paths::returned;
 use crate::raw::errno;
 use crate::table::{self, Kept};
+use crate::{gate, quick};
 
 /// As many bytes as the kernel moves at once.
 const MOST: u64 = (i32::MAX as u64) & !4095;
@@ -36,6 +37,9 @@ interpose! {
         let Some(file) = kept.file() else {
             return kernel!(SYS_ioctl, fd, request, argument) as c_int;
         };
+        if request as u32 == IOMMU_IOAS_NOIOMMU_GET_PA && quick::get_pa(file, argument) {
+            return 0;
+        }
         // The kernel takes 32 bits of it.
         let answer = match request as u32 {
             request if request == libc::FIOCLEX as u32 => {

@@ -6,6 +6,7 @@
 mod descriptor;
 mod directory;
 mod engine;
+mod identity;
 mod io;
 mod map;
 mod message;

@@ -8,7 +8,7 @@ use noiommu_core::UserMemory as _;
 use super::{descriptor, engine, interpose, io, map, message, metadata, open};
 use crate::copy::Memory;
 use crate::paths::route;
-use crate::{gate, raw};
+use crate::{gate, raw, thread};
 
 interpose! {
     fn syscall(
@@ -57,6 +57,16 @@ interpose! {
                 libc::SYS_readlinkat => metadata::readlinkat(fd, b as _, c as _, d) as c_long,
                 libc::SYS_io_uring_setup | libc::SYS_memfd_create | libc::SYS_socket => {
                     engine::keep(raw::answer(raw::call(number, [a, b, c, d, e, f])) as c_int).into()
+                }
+                libc::SYS_rt_sigprocmask => {
+                    let answer = raw::answer(raw::call(number, [a, b, c, d, e, f]));
+                    thread::forget();
+                    answer
+                }
+                libc::SYS_capset | libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => {
+                    let answer = raw::answer(raw::call(number, [a, b, c, d, e, f]));
+                    thread::changed();
+                    answer
                 }
                 number => raw::answer(raw::call(number, [a, b, c, d, e, f])),
             }

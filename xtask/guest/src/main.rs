@@ -1,5 +1,6 @@
 //! What runs inside the guests of `cargo xtask vm`: one subcommand for each scenario, and two that scripts use.
 
+mod bench;
 mod deprived;
 mod matrix;
 mod mixed;
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
     let (scenario, rest) =
         arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let outcome = match scenario {
+        "bench" => bench::run(rest),
         "matrix" => matrix::run(rest),
         "mixed" => mixed::run(),
         "soak" => soak::run(rest),
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
         "as" => deprived::as_user(rest),
         _ => {
             eprintln!(
-                "usage: noiommu-guest matrix|mixed|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+                "usage: noiommu-guest bench|matrix|mixed|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
             );
             return ExitCode::from(2);
         }

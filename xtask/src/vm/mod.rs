@@ -5,6 +5,7 @@
 //! looks into its memory through [`qmp`].
 
 mod apt;
+mod bench;
 mod clock;
 mod conformance;
 mod doctor;
@@ -26,6 +27,7 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::bench::{Bench, bench};
 pub(crate) use self::conformance::{conformance, golden};
 pub(crate) use self::doctor::doctor;
 pub(crate) use self::fuzz::{Fuzz, fuzz};
