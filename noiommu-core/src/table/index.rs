@@ -7,7 +7,7 @@
 //! | 0 | nothing is said: nothing is mapped there, or the walk tells |
 //! | physical address | a leaf covers the 2 MiB, which begin at this address, a multiple of 2 MiB |
 //! | 2^63 + slots in use | smaller leaves are mapped there: their table is the one at this place |
-//! | 2^63 + 2^62 | nothing is mapped there, and the table at this place is kept to be used again |
+//! | 2^63 + 2^62 + turn | nothing is mapped there, and the table at this place is kept to be used again, until a turn comes round |
 //!
 //! So as a signed number a word is positive where it is an address: one test, and one that compilers take for likely. Not said is a leaf
 //! at address 0, and one of 1 TiB and more, which would be repeated 2^19 times.
@@ -32,7 +32,7 @@ pub(super) const PLACED: u64 = 1 << 39;
 pub(super) const SLOT_SHIFT: u32 = 21;
 /// A table, to which the number of slots in use is added.
 const TABLE: u64 = 1 << 63;
-/// A table that is kept.
+/// A table that is kept, to which its turn is added.
 const KEPT: u64 = TABLE | 1 << 62;
 /// log2 of the smallest leaf that is not repeated: 1 TiB.
 const TOO_LARGE: u32 = 40;
@@ -75,14 +75,15 @@ pub(super) fn place_of(number: u64) -> Option<usize> {
     (number & PLACED != 0).then_some((number ^ PLACED) as usize)
 }
 
-/// Makes sure that the words for `iova..=last` can be written, as far as the index reaches.
+/// Makes sure that the words for 2^`size` bytes from `iova` on can be written, as far as the index reaches.
 ///
 /// # Errors
 /// ENOMEM.
-pub(super) fn prepare(memory: &impl TableMemory, iova: u64, last: u64) -> Result<(), Errno> {
-    let (first, last) = (place(iova), place(last));
+pub(super) fn prepare(memory: &impl TableMemory, iova: u64, size: u32) -> Result<(), Errno> {
+    let first = place(iova);
+    let last = first.saturating_add(1usize << (size.saturating_sub(SLOT_SHIFT) & 63)).saturating_sub(1);
     match memory.words().len().checked_sub(1) {
-        Some(most) if first <= most => memory.prepare_words(first, last.min(most)),
+        Some(most) if first <= most && size < TOO_LARGE => memory.prepare_words(first, last.min(most)),
         _ => Ok(()),
     }
 }
@@ -120,7 +121,8 @@ fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64)
 pub(super) fn take_table(memory: &impl TableMemory, iova: u64) -> Result<Option<u64>, Errno> {
     let place = place(iova);
     let (Some(word), Some(_)) = (memory.words().get(place), table(memory, place)) else { return Ok(None) };
-    if word.load(Ordering::Relaxed) != KEPT {
+    prepare(memory, iova, SLOT_SHIFT)?;
+    if word.load(Ordering::Relaxed) & KEPT != KEPT {
         memory.prepare_table(place)?;
     }
     word.store(TABLE);
@@ -140,17 +142,18 @@ pub(super) fn set_live(memory: &impl TableMemory, place: usize, live: u32) {
     }
 }
 
-/// Takes the table at a place out of use, and keeps it. It has no entries.
-pub(super) fn keep_table(memory: &impl TableMemory, place: usize) {
+/// Takes the table at a place out of use, and keeps it until its turn. It has no entries.
+pub(super) fn keep_table(memory: &impl TableMemory, place: usize, turn: u32) {
     if let Some(word) = memory.words().get(place) {
-        word.store(KEPT);
+        word.store(KEPT | u64::from(turn));
     }
 }
 
-/// Gives the memory of a table back, if it is one that is kept.
-pub(super) fn release_kept(memory: &impl TableMemory, place: usize) {
+/// Gives the memory of a table back, if it is one that is kept until this turn. One that has been used since is not, nor one that is
+/// kept anew.
+pub(super) fn release_kept(memory: &impl TableMemory, place: usize, turn: u32) {
     if let Some(word) = memory.words().get(place)
-        && word.load(Ordering::Relaxed) == KEPT
+        && word.load(Ordering::Relaxed) == KEPT | u64::from(turn)
     {
         memory.release_table(place);
         word.store(0);

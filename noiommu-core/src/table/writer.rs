@@ -18,7 +18,7 @@ struct FrameState {
 }
 
 /// A table on the way from the top to a slot.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Step {
     frame: u64,
     level: u32,
@@ -35,6 +35,9 @@ pub struct TableWriter<M, T> {
     in_use: u64,
     available: u64,
     kept: Kept,
+    /// The table that the last leaf went into, and the bits of the IOVAs above it: the next leaf mostly goes there, too. Gone with the
+    /// next removal, which may take the table out.
+    last: Option<(Step, u64)>,
     memory: PhantomData<M>,
 }
 
@@ -42,11 +45,12 @@ pub struct TableWriter<M, T> {
 /// does not give one back.
 const MOST_KEPT: usize = 512;
 
-/// The places of tables that are kept, in a ring.
+/// The places of tables that are kept, each until its turn comes round again.
 #[derive(Debug)]
 struct Kept {
     places: [u32; MOST_KEPT],
-    next: usize,
+    /// Whose turn it is, below [`MOST_KEPT`].
+    next: u32,
 }
 
 impl Kept {
@@ -55,9 +59,9 @@ impl Kept {
 
     /// Takes in a place for the one that has been there longest.
     fn replace(&mut self, place: usize) -> Option<usize> {
-        let entry = self.places.get_mut(self.next)?;
+        let entry = self.places.get_mut(self.next as usize)?;
         let before = core::mem::replace(entry, u32::try_from(place).unwrap_or(Self::NONE));
-        self.next = if self.next < MOST_KEPT - 1 { self.next.wrapping_add(1) } else { 0 };
+        self.next = self.next.wrapping_add(1) % MOST_KEPT as u32;
         (before != Self::NONE).then_some(before as usize)
     }
 }
@@ -72,15 +76,8 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             return Err(Errno::EBUSY);
         }
         let kept = Kept { places: [Kept::NONE; MOST_KEPT], next: 0 };
-        Ok(Self {
-            table,
-            frames: TryVec::new(),
-            free: None,
-            in_use: 0,
-            available: 0,
-            kept,
-            memory: PhantomData,
-        })
+        let (frames, memory) = (TryVec::new(), PhantomData);
+        Ok(Self { table, frames, free: None, in_use: 0, available: 0, kept, last: None, memory })
     }
 
     /// The table, as readers see it.
@@ -115,9 +112,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         if address.checked_add(length.wrapping_sub(1)).is_none_or(|last| last > PhysAddr::MAX) {
             return Err(Errno::EINVAL);
         }
-        index::prepare(&self.table.memory, range.first().0, range.last().0)?;
         let mut done = 0u64;
-        let mut cache = None;
         while done < length {
             let at = iova.0.wrapping_add(done);
             let base = address.0.wrapping_add(done);
@@ -125,7 +120,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             let Some(size) = format::best_leaf(at, base, rest) else { return Err(Errno::EINVAL) };
             let bytes = 1u64 << (size & 63);
             let entry = format::leaf_entry(base, size, access, area_end && bytes == rest);
-            if let Err(error) = self.install(at, size, entry, base, range.last().0, &mut cache) {
+            if let Err(error) = self.install(at, size, entry, base, range.last().0) {
                 if let Some(last) = at.checked_sub(1).filter(|_| done > 0) {
                     self.clear(range.first().0, last);
                 }
@@ -191,23 +186,15 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
 
     /// Puts `entry`, a leaf of 2^`size` bytes at `base`, into its slots, making the tables on the way. `reach` is the last IOVA
     /// that the operation will need, so that the top grows once.
-    fn install(
-        &mut self,
-        iova: u64,
-        size: u32,
-        entry: u64,
-        base: u64,
-        reach: u64,
-        cache: &mut Option<(Step, u64)>,
-    ) -> Result<(), Errno> {
+    fn install(&mut self, iova: u64, size: u32, entry: u64, base: u64, reach: u64) -> Result<(), Errno> {
         let level = format::leaf_level(size);
         let prefix = iova.checked_shr(format::slot_shift(level.wrapping_add(1))).unwrap_or(0);
-        let step = match *cache {
-            Some((step, cached)) if step.level == level && cached == prefix => step,
+        let step = match self.last {
+            Some((step, last)) if step.level == level && last == prefix => step,
             _ => {
                 self.grow_top(reach, level)?;
                 let step = self.descend_making(iova, level)?;
-                *cache = Some((step, prefix));
+                self.last = Some((step, prefix));
                 step
             }
         };
@@ -218,10 +205,15 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         if slots.iter().any(|slot| slot.load(Ordering::Relaxed) != 0) {
             return Err(Errno::EEXIST);
         }
+        if level > 0 {
+            index::prepare(&self.table.memory, iova, size)?;
+        }
         for slot in slots {
             slot.store(entry);
         }
-        index::set_leaf(&self.table.memory, iova, size, base);
+        if level > 0 {
+            index::set_leaf(&self.table.memory, iova, size, base);
+        }
         self.add_live(step.frame, count as u32);
         Ok(())
     }
@@ -287,16 +279,25 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             // Along that table, until it ends or a table turns up in it.
             let begin = at;
             let mut next = Some(at);
+            let mut cleared = 0u32;
+            let Some(slots) = self.table.frame(step.frame) else { break };
             while let Some(here) = next {
                 at = here;
                 let slot = format::slot_of(here, step.level);
                 let slot_mask = (1u64 << (format::slot_shift(step.level) & 63)).wrapping_sub(1);
-                let end = match format::decode(self.entry(step.frame, slot), step.level) {
+                let entry = slots.get(slot).map_or(0, |slot| slot.load(Ordering::Relaxed));
+                let end = match format::decode(entry, step.level) {
                     Entry::Table { .. } => break,
                     Entry::Empty => here | slot_mask,
                     Entry::Leaf(leaf) => {
-                        index::clear_leaf(&self.table.memory, here, leaf.size);
-                        self.clear_slots(step.frame, slot, format::leaf_slots(leaf.size));
+                        let count = format::leaf_slots(leaf.size);
+                        if step.level > 0 {
+                            index::clear_leaf(&self.table.memory, here, leaf.size);
+                        }
+                        for slot in slots.get(slot..slot.wrapping_add(count)).unwrap_or_default() {
+                            slot.store(0);
+                        }
+                        cleared = cleared.wrapping_add(count as u32);
                         here | leaf.offset_mask()
                     }
                 };
@@ -306,6 +307,8 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                     break;
                 }
             }
+            let live = self.live(step.frame).saturating_sub(cleared);
+            self.set_live(step.frame, live);
             self.prune(begin);
             if next.is_none() {
                 break;
@@ -323,6 +326,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
     /// The end of every removal: from here on the frames it has unlinked may be used anew, so a reader that may still
     /// stand in one of them has to notice.
     fn settle(&mut self) {
+        self.last = None;
         self.lower_top();
         self.raise_epoch();
     }
@@ -467,12 +471,11 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
     /// Takes a frame out of use. Its entries are all cleared, and stay so until it is taken anew.
     fn give_back(&mut self, frame: u64) {
         if let Some(place) = index::place_of(frame) {
-            index::keep_table(&self.table.memory, place);
-            // One that has been used again since, or is kept a second time, only loses its turn.
-            let longest_kept = self.kept.replace(place);
-            if let Some(place) = longest_kept {
-                index::release_kept(&self.table.memory, place);
+            let turn = self.kept.next;
+            if let Some(longest_kept) = self.kept.replace(place) {
+                index::release_kept(&self.table.memory, longest_kept, turn);
             }
+            index::keep_table(&self.table.memory, place, turn);
             self.in_use = self.in_use.wrapping_sub(1);
             return;
         }
