@@ -3,6 +3,7 @@
 mod deprived;
 mod matrix;
 mod mixed;
+mod nvme;
 mod soak;
 mod stock_edu;
 mod stock_iommu;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let outcome = match scenario {
         "matrix" => matrix::run(rest),
         "mixed" => mixed::run(),
+        "nvme" => nvme::run(rest),
         "soak" => soak::run(rest),
         "stock-edu" => stock_edu::run(),
         "stock-iommu" => stock_iommu::run(),
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
         "as" => deprived::as_user(rest),
         _ => {
             eprintln!(
-                "usage: noiommu-guest matrix|mixed|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+                "usage: noiommu-guest matrix|mixed|nvme|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
             );
             return ExitCode::from(2);
         }
