@@ -131,6 +131,11 @@ impl Error {
         Self::new(ErrorKind::Nonsense, cause)
     }
 
+    /// For programs that poll: `what` failed in that way, which a completion told.
+    pub fn of_command(what: impl fmt::Display, failure: Failure) -> Self {
+        Self::failed(what, failure)
+    }
+
     /// `what` failed in that way.
     pub(crate) fn failed(what: impl fmt::Display, failure: Failure) -> Self {
         Self::new(ErrorKind::Command(failure), format!("{what}: {failure}"))

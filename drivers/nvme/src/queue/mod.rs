@@ -449,6 +449,12 @@ impl Queue {
             .with_remedy("recover() it")
     }
 
+    /// Whether an interrupt tells of its completions ([`Settings::interrupts`](crate::Settings::interrupts)).
+    #[must_use]
+    pub fn has_interrupt(&self) -> bool {
+        self.core.interrupts.is_some()
+    }
+
     /// Whether a line, which other queues may share, interrupts.
     fn has_line(&self) -> bool {
         self.core.interrupts.as_ref().is_some_and(|on| on.kind() == InterruptKind::Intx)

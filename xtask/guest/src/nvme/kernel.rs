@@ -21,7 +21,8 @@ pub(super) fn block_device(address: &str) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(name) = find(&controllers)
-            && fs::metadata(node(&name)).is_ok()
+            // There is a node before there is a drive behind it.
+            && size(&name).is_ok_and(|bytes| bytes > 0)
         {
             return Ok(name);
         }

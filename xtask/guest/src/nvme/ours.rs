@@ -146,12 +146,13 @@ fn reset(
     queue: &mut Queue,
     seed: u64,
 ) -> Result<(usize, usize)> {
-    let size = namespace.block_size() as usize;
-    let count = queue.depth();
-    let region = controller.region_of(DmaBuffer::new(count * size, Contiguity::Pages)?)?;
+    // Long ones, all into the same memory, so that some are still to be done.
+    let (count, length) = (queue.depth(), queue.max_transfer());
+    let blocks = length as u32 / namespace.block_size();
+    let region = controller.region_of(DmaBuffer::new(length, Contiguity::Pages)?)?;
     let mut done = Vec::new();
-    for slot in 0..count {
-        queue.submit_read(namespace, slot as u64, 1, &region, slot * size)?;
+    for _ in 0..count {
+        queue.submit_read(namespace, 0, blocks, &region, 0)?;
     }
     queue.ring()?;
     controller.reset()?;
@@ -162,13 +163,13 @@ fn reset(
     let right = done.iter().filter(|one| one.outcome.is_ok()).count();
     ensure!(done.len() == count && lost + right == count, "{count} commands, and {done:?}");
     // Nothing of before comes late.
-    region.write(0, &vec![0xa5; count * size])?;
+    region.write(0, &vec![0xa5; length])?;
     std::thread::sleep(Duration::from_millis(50));
-    let mut bytes = vec![0; count * size];
+    let mut bytes = vec![0; length];
     region.read(0, &mut bytes)?;
     ensure!(bytes.iter().all(|byte| *byte == 0xa5), "memory was written after the controller was reset");
     queue.recover(&mut done)?;
-    queue.read(namespace, 0, count as u64, &region, 0)?;
+    queue.read(namespace, 0, blocks.into(), &region, 0)?;
     region.read(0, &mut bytes)?;
     ensure!(pattern::first_wrong(seed, 0, &bytes).is_none(), "other bytes after a reset");
     Ok((right, lost))

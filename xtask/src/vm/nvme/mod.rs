@@ -33,11 +33,11 @@ pub(crate) struct Nvme {
     bench: bool,
 
     /// Rounds of measuring
-    #[arg(long, default_value_t = 7, requires = "bench", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 9, requires = "bench", value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
 
     /// Milliseconds of each measurement
-    #[arg(long, value_name = "MS", default_value_t = 400, requires = "bench")]
+    #[arg(long, value_name = "MS", default_value_t = 250, requires = "bench")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     milliseconds: u64,
 

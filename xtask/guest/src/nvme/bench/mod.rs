@@ -80,7 +80,8 @@ pub(super) fn run(rounds: u64, milliseconds: u64) -> Result<()> {
     tell(json!({"stamped": stamped}))?;
     for round in 0..rounds {
         for depth in DEPTHS {
-            let figure = drive("auto", "bench", &address, &[&depth.to_string(), &milliseconds.to_string()])?;
+            let words = [&depth.to_string()[..], &milliseconds.to_string()];
+            let figure = drive("auto", "bench", &address, &words)?;
             tell(json!({"round": round, "who": "ours", "way": "polled", "depth": depth, "figure": figure}))?;
         }
         unbind(&address)?;
