@@ -1,5 +1,6 @@
 //! The admin queue: commands one at a time, each waited for.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use noiommu::{Bar, Device, Ioas};
@@ -11,6 +12,7 @@ use crate::identify::{ACTIVE_NAMESPACES, CONTROLLER, Identity, NAMESPACE, Namesp
 use crate::pages::Pages;
 use crate::pair::Pair;
 use crate::registers::{Capabilities, VS};
+use crate::shadow::Doorbells;
 
 /// Entries of the admin queues: one command at a time, and no wrap at every turn.
 const ENTRIES: u16 = 32;
@@ -31,6 +33,8 @@ pub(crate) struct Admin {
     /// How many I/O queues the controller has granted.
     granted: u16,
     identity: Option<Identity>,
+    /// Doorbells in memory, where the controller takes them.
+    doorbells: Option<Arc<Doorbells>>,
 }
 
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl Admin {
         let pair = Pair::new(device, ioas, registers, capabilities, 0, ENTRIES, polled)?;
         let data = Pages::new(device, ioas, STRUCTURE, capabilities.page_shift)?;
         let taken = vec![false; usize::from(queues) + 1];
-        Ok(Self { parts: Some(Parts { pair, data }), taken, granted: 0, identity: None })
+        Ok(Self { parts: Some(Parts { pair, data }), taken, granted: 0, identity: None, doorbells: None })
     }
 
     fn parts(&mut self) -> Result<&mut Parts> {
@@ -85,7 +89,7 @@ impl Admin {
         while let Some(identifier) = pair.slots.any() {
             pair.slots.give(identifier);
         }
-        pair.restart()?;
+        pair.restart(None)?;
         Ok((pair.submission()?, pair.completion()?))
     }
 
@@ -99,7 +103,40 @@ impl Admin {
         // Less one each: submission queues in the lower half.
         let fewest = (granted & 0xffff).min(granted >> 16) as u16;
         self.granted = fewest.saturating_add(1).min(core.settings.queues);
+        self.set_up_doorbells(core)
+    }
+
+    /// 5.7: doorbells of I/O queues go to memory, if the controller likes that.
+    fn set_up_doorbells(&mut self, core: &Core) -> Result<()> {
+        if !self.identity.as_ref().is_some_and(|identity| identity.shadow_doorbells) {
+            self.doorbells = None;
+            return Ok(());
+        }
+        // Those of before a reset will do: whoever has a queue writes there until it is found to be lost.
+        let doorbells = match self.doorbells.take() {
+            Some(doorbells) => doorbells,
+            None => Arc::new(Doorbells::new(&core.device, &core.ioas, core.capabilities.page_shift)?),
+        };
+        doorbells.clear()?;
+        let command = Command::doorbell_buffer(doorbells.addresses()?);
+        match self.execute(core, "telling of doorbells in memory", &command) {
+            Ok(_) => self.doorbells = Some(doorbells),
+            // It is no worse off without. What it has been told of it may still read: that is its own until it is stopped.
+            Err(error) if matches!(error.failure(), Some(Failure::Status(_))) => {
+                core.keep(Box::new(doorbells));
+            }
+            Err(error) => {
+                // It is going to be stopped, or is stuck.
+                core.keep(Box::new(doorbells));
+                return Err(error);
+            }
+        }
         Ok(())
+    }
+
+    /// Doorbells in memory, where there are any.
+    pub(crate) fn doorbells(&self) -> Option<&Arc<Doorbells>> {
+        self.doorbells.as_ref()
     }
 
     /// What the controller says of itself.
@@ -129,7 +166,7 @@ impl Admin {
 
     /// Leaves its memory to a controller that could not be stopped.
     pub(crate) fn keep_for_ever(&mut self) {
-        std::mem::forget(self.parts.take());
+        std::mem::forget((self.parts.take(), self.doorbells.take()));
     }
 
     /// Does a command; answers its result. Where the controller does not answer, it is reset.

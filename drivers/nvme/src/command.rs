@@ -15,6 +15,7 @@ const CREATE_COMPLETION: u8 = 0x05;
 const IDENTIFY: u8 = 0x06;
 const ABORT: u8 = 0x08;
 const SET_FEATURES: u8 = 0x09;
+const DOORBELL_BUFFER: u8 = 0x7c;
 
 /// 6, opcodes of the other queues.
 const FLUSH: u8 = 0x00;
@@ -70,6 +71,11 @@ impl Command {
     pub(crate) const fn number_of_queues(count: u16) -> Self {
         let count = count.saturating_sub(1) as u32;
         Self { words: [NUMBER_OF_QUEUES, count << 16 | count, 0], ..Self::new(SET_FEATURES) }
+    }
+
+    /// 5.7: doorbells are in memory from now on, and so is when registers are to be written: a page each.
+    pub(crate) const fn doorbell_buffer(pages: [u64; 2]) -> Self {
+        Self { prp: pages, ..Self::new(DOORBELL_BUFFER) }
     }
 
     /// 5.3: a completion queue at `address`, which interrupts by a vector or does not.

@@ -73,6 +73,8 @@ pub struct Identity {
     pub max_transfer: Option<u64>,
     /// The highest number that a namespace can have.
     pub namespaces: u32,
+    /// Whether it takes doorbells in memory: it is a program.
+    pub shadow_doorbells: bool,
     /// Whether what has been written may be lost with power before a flush.
     pub volatile_cache: bool,
 }
@@ -101,6 +103,7 @@ impl Identity {
                 shift => 1_u64.checked_shl(shift + page_shift),
             },
             namespaces: structure.u32(516),
+            shadow_doorbells: structure.u16(256) >> 8 & 1 != 0,
             volatile_cache: structure.u8(525) & 1 != 0,
         })
     }

@@ -52,6 +52,7 @@ mod queue;
 mod region;
 mod registers;
 mod settings;
+mod shadow;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod slots;

@@ -2,12 +2,15 @@
 //!
 //! Source: NVM Express Base Specification 1.4, 4.1 (rings), 4.6 (completions, phase), 3.1.24 and 3.1.25 (doorbells).
 
+use std::sync::Arc;
+
 use noiommu::{Bar, Device, DmaBuffer, Ioas, Register, WriteOnly, barrier};
 
 use crate::command::{Command, ENTRY_SHIFT};
 use crate::error::{Error, Result, Violation};
 use crate::pages::Pages;
-use crate::registers::Capabilities;
+use crate::registers::{Capabilities, DOORBELLS};
+use crate::shadow::{Doorbell, Doorbells};
 use crate::slots::Slots;
 use crate::status::Status;
 
@@ -47,6 +50,8 @@ pub(crate) struct Pair<T> {
     completions: u16,
     tail_doorbell: Register<u32, WriteOnly>,
     head_doorbell: Register<u32, WriteOnly>,
+    /// The same in memory, where the controller takes that: then the registers are written when it says so.
+    shadows: Option<[Doorbell; 2]>,
     /// Where the next command goes, and what the controller was told of that.
     tail: u16,
     told_tail: u16,
@@ -98,6 +103,7 @@ impl<T> Pair<T> {
             completions: completions as u16,
             tail_doorbell,
             head_doorbell,
+            shadows: None,
             tail: 0,
             told_tail: 0,
             head: 0,
@@ -123,8 +129,18 @@ impl<T> Pair<T> {
         Ok((self.completions, self.completion.address(0)?))
     }
 
-    /// As if nothing had ever been in it. The controller has no such queues at this time.
-    pub(crate) fn restart(&mut self) -> Result<()> {
+    /// As if nothing had ever been in it. The controller has no such queues at this time; `doorbells` is what it takes in memory.
+    pub(crate) fn restart(&mut self, doorbells: Option<&Arc<Doorbells>>) -> Result<()> {
+        let shadow = |register: Register<u32, WriteOnly>| {
+            Doorbell::new(doorbells?, register.offset() - DOORBELLS.offset())
+        };
+        self.shadows = match (shadow(self.tail_doorbell), shadow(self.head_doorbell)) {
+            (Some(tail), Some(head)) => Some([tail, head]),
+            _ => None,
+        };
+        for shadow in self.shadows.iter().flatten() {
+            shadow.restart()?;
+        }
         self.submission.clear()?;
         self.completion.clear()?;
         (self.tail, self.told_tail, self.head, self.told_head) = (0, 0, 0, 0);
@@ -150,8 +166,24 @@ impl<T> Pair<T> {
     #[inline]
     pub(crate) fn ring(&mut self) -> Result<()> {
         if self.tail != self.told_tail {
-            self.registers.set(self.tail_doorbell, self.tail.into())?;
+            let by_register = match &self.shadows {
+                Some([tail, _]) => tail.tell(self.told_tail, self.tail)?,
+                None => true,
+            };
+            if by_register {
+                self.registers.set(self.tail_doorbell, self.tail.into())?;
+            }
             self.told_tail = self.tail;
+        }
+        Ok(())
+    }
+
+    /// Tells the controller once more what it has been told, by the registers: should it have overlooked it in memory.
+    #[cold]
+    pub(crate) fn ring_again(&self) -> Result<()> {
+        if self.shadows.is_some() {
+            self.registers.set(self.tail_doorbell, self.told_tail.into())?;
+            self.registers.set(self.head_doorbell, self.told_head.into())?;
         }
         Ok(())
     }
@@ -208,7 +240,14 @@ impl<T> Pair<T> {
     pub(crate) fn tell_head(&mut self) -> Result<()> {
         let untold = self.head.wrapping_sub(self.told_head) & (self.completions - 1);
         if untold >= self.lag {
-            self.registers.set(self.head_doorbell, self.head.into())?;
+            let by_register = match &self.shadows {
+                // Where it interrupts it is told in any case: what lets a line fall is the register.
+                Some([_, head]) => head.tell(self.told_head, self.head)? || self.lag == 1,
+                None => true,
+            };
+            if by_register {
+                self.registers.set(self.head_doorbell, self.head.into())?;
+            }
             self.told_head = self.head;
         }
         Ok(())

@@ -28,7 +28,7 @@ pub(crate) const ASQ: Register<u64, ReadWrite> = Register::at(0x28);
 /// 3.1.10, where the admin completion queue is.
 pub(crate) const ACQ: Register<u64, ReadWrite> = Register::at(0x30);
 /// 3.1.24 and 3.1.25, doorbells: for each queue from 0 on its submission tail, then its completion head.
-const DOORBELLS: Register<u32, WriteOnly> = Register::at(0x1000);
+pub(crate) const DOORBELLS: Register<u32, WriteOnly> = Register::at(0x1000);
 
 /// CC.EN.
 pub(crate) const CC_ENABLE: u32 = 1;

@@ -108,7 +108,7 @@ impl Queue {
 
     /// Nothing is outstanding, and the queue is the controller's.
     fn prepare(&mut self) -> Result<()> {
-        if self.outstanding() > 0 || !self.stash.is_empty() {
+        if self.outstanding() > 0 {
             return Err(Error::new(
                 ErrorKind::Busy,
                 format!("queue {} has {} commands outstanding", self.number(), self.outstanding()),
@@ -134,7 +134,7 @@ impl Queue {
 
     /// Waits for all that is outstanding.
     fn finish(&mut self, what: &str, failed: &mut Option<Failure>) -> Result<()> {
-        while self.outstanding() > 0 || !self.stash.is_empty() {
+        while self.outstanding() > 0 {
             self.turn(failed)?;
         }
         match *failed {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Completion, Parts, Queue};
+use super::{Parts, Queue};
 use crate::command::Command;
 use crate::error::Failure;
 use crate::slots::Late;
@@ -16,13 +16,15 @@ enum Remedy {
 impl Queue {
     /// Looks for commands that are late, and does what is to be done about them. The time of a command begins with the first look
     /// after it was submitted, so that submitting need not ask for the time.
-    pub(super) fn look(&mut self, done: &mut Vec<Completion>) {
-        self.idle = 0;
+    pub(super) fn look(&mut self) {
+        self.polls = 0;
         let timeout = self.core.settings.timeout;
         let Some(Parts { pair, .. }) = &mut self.parts else { return };
         if !self.alive || pair.slots.outstanding() == 0 {
             return;
         }
+        // Where the device is gone, so is the reason to.
+        let _ = pair.ring_again();
         let now = Instant::now();
         let mut remedy = None;
         for (identifier, late) in pair.slots.late() {
@@ -52,9 +54,9 @@ impl Queue {
                 match aborted {
                     // 5.1: bit 0 is clear if the command was aborted; then its completion is there, or comes. If it is set,
                     // the command may come to its end by itself.
-                    Ok(_) => self.take(done),
+                    Ok(_) => {}
                     // It may have been done before.
-                    Err(error) if matches!(error.failure(), Some(Failure::Status(_))) => self.take(done),
+                    Err(error) if matches!(error.failure(), Some(Failure::Status(_))) => {}
                     // It was reset.
                     Err(_) => self.culprit = Some(identifier),
                 }

@@ -19,8 +19,8 @@ use crate::status::Status;
 
 /// The most blocks of a command (6.9: a number of 16 bits, less one).
 const MOST_BLOCKS: u32 = 1 << 16;
-/// Polls that find nothing, after which it is looked for commands that are late.
-const IDLE_POLLS: u32 = 1 << 14;
+/// Polls after which it is looked for commands that are late.
+const POLLS: u32 = 1 << 14;
 
 /// A command that was submitted: its completion bears the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -102,13 +102,11 @@ pub struct Queue {
     violation: Option<Violation>,
     /// The command that is the reason for a reset.
     culprit: Option<u16>,
-    /// Polls that have found nothing.
-    idle: u32,
+    /// Polls since it was last looked for commands that are late.
+    polls: u32,
     max_transfer: usize,
     /// Whether its interrupt is that of other queues, too.
     shares_interrupt: bool,
-    /// What has ended while somebody waited, for the next poll.
-    stash: Vec<Completion>,
     /// For the blocking calls, so that these do not allocate at each turn.
     done: Vec<Completion>,
 }
@@ -149,13 +147,12 @@ impl Queue {
             alive: false,
             violation: None,
             culprit: None,
-            idle: 0,
+            polls: 0,
             max_transfer,
             shares_interrupt: core
                 .interrupts
                 .as_ref()
                 .is_some_and(|on| on.len() <= usize::from(admin.granted())),
-            stash: Vec::new(),
             done,
         };
         // Should it fail, the queue is dropped, which wants the lock.
@@ -167,7 +164,7 @@ impl Queue {
     /// 7.6.1 and 5.3, 5.4: has the controller make both queues. It has none of this number.
     fn create(&mut self, admin: &mut crate::admin::Admin) -> Result<()> {
         let Some(Parts { pair, .. }) = &mut self.parts else { return Err(dead()) };
-        pair.restart()?;
+        pair.restart(admin.doorbells())?;
         let (submission, completion) = (pair.submission()?, pair.completion()?);
         let id = pair.id();
         let vector = self.core.interrupts.as_ref().map(|on| vector_of(id, on.len()));
@@ -333,17 +330,10 @@ impl Queue {
     #[inline]
     pub fn poll(&mut self, done: &mut Vec<Completion>) -> usize {
         let before = done.len();
-        if !self.stash.is_empty() {
-            done.append(&mut self.stash);
-        }
         self.take(done);
-        if done.len() == before {
-            self.idle += 1;
-            if self.idle >= IDLE_POLLS {
-                self.look(done);
-            }
-        } else {
-            self.idle = 0;
+        self.polls += 1;
+        if self.polls >= POLLS {
+            self.look();
         }
         if self.core.generation() != self.generation || self.violation.is_some() {
             self.lose(done);

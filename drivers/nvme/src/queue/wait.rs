@@ -42,9 +42,7 @@ impl Queue {
                 std::thread::sleep(PAUSE.min(left));
             }
             // What it ends is for `poll`.
-            let mut done = std::mem::take(&mut self.stash);
-            self.look(&mut done);
-            self.stash = done;
+            self.look();
         }
     }
 
@@ -52,7 +50,7 @@ impl Queue {
     #[inline]
     fn is_ready(&self) -> bool {
         let Some(Parts { pair, .. }) = &self.parts else { return true };
-        pair.is_ready() || self.core.generation() != self.generation || !self.stash.is_empty()
+        pair.is_ready() || self.core.generation() != self.generation
     }
 
     /// Sleeps until the queue's interrupt comes, or for a while; `false`: there is none.

@@ -26,6 +26,8 @@ impl Controller {
             0x05 => (self.create_completion(entry, bus), 0),
             0x06 => (self.identify(entry, bus), 0),
             0x08 => (SUCCESS, self.abort(entry, bus)),
+            // 5.7.
+            0x7c if self.takes_doorbells => (self.take_doorbells(entry), 0),
             // 5.21.1.7, the number of queues.
             0x09 if entry.word(10) & 0xff == 7 => {
                 let wanted = entry.word(11);
@@ -99,6 +101,15 @@ impl Controller {
         if self.completions.remove(&id).is_some() { SUCCESS } else { INVALID_QUEUE }
     }
 
+    fn take_doorbells(&mut self, entry: Entry<'_>) -> u16 {
+        let pages = entry.prp();
+        if pages.iter().any(|page| page % self.page() != 0) {
+            return INVALID_FIELD;
+        }
+        self.doorbells = Some(pages);
+        SUCCESS
+    }
+
     /// 5.1: the answer is 1 where the command is not aborted.
     fn abort(&mut self, entry: Entry<'_>, bus: &mut Bus<'_>) -> u32 {
         let (queue, identifier) = (entry.word(10) as u16, (entry.word(10) >> 16) as u16);
@@ -129,6 +140,7 @@ impl Controller {
                 put(24, b"noiommu simulated controller            ");
                 put(64, b"1.0     ");
                 put(77, &[self.transfer_shift]);
+                put(257, &[u8::from(self.takes_doorbells)]);
                 put(512, &[0x66, 0x44]);
                 put(516, &1_u32.to_le_bytes());
                 put(525, &[1]);

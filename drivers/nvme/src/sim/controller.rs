@@ -50,6 +50,9 @@ pub struct Controller {
     pub(super) transfer_shift: u8,
     most_entries: u16,
     vectors: u32,
+    /// It takes doorbells in memory; and where they are, once it has been told.
+    pub(super) takes_doorbells: bool,
+    pub(super) doorbells: Option<[u64; 2]>,
     /// CAP.TO.
     patience: u8,
     has_reset: bool,
@@ -89,6 +92,8 @@ impl Controller {
             transfer_shift: 7,
             most_entries: 1024,
             vectors: 9,
+            takes_doorbells: false,
+            doorbells: None,
             patience: 1,
             has_reset: true,
             lies: 0,
@@ -137,6 +142,13 @@ impl Controller {
     #[must_use]
     pub fn with_vectors(mut self, vectors: u32) -> Self {
         self.vectors = vectors;
+        self
+    }
+
+    /// It takes doorbells in memory (7.13), as controllers do that are programs.
+    #[must_use]
+    pub fn with_shadow_doorbells(mut self) -> Self {
+        self.takes_doorbells = true;
         self
     }
 
@@ -212,7 +224,7 @@ impl Controller {
         self.late.clear();
         self.silent.clear();
         self.faults.clear();
-        (self.status, self.masked, self.stalled) = (0, 0, false);
+        (self.status, self.masked, self.stalled, self.doorbells) = (0, 0, false, None);
         self.resets += 1;
     }
 
@@ -328,6 +340,29 @@ impl Controller {
     /// Whether a completion of a command of this queue has a place.
     fn has_place(&self, submission: &Submission) -> bool {
         self.completions.get(&submission.completion).is_some_and(|queue| !queue.is_full())
+    }
+
+    /// 7.13: looks at the doorbells in memory, and says from where on the registers are to be written again.
+    fn look(&mut self, bus: &mut Bus<'_>) {
+        let Some([values, events]) = self.doorbells else { return };
+        for (id, queue) in self.submissions.iter_mut().filter(|(id, _)| **id > 0) {
+            let at = u64::from(*id) * 8;
+            let _ = bus.write(events + at, &u32::from(queue.tail).to_le_bytes());
+            if let Ok(value) = bus.fetch(values + at) {
+                let value = u32::from_le_bytes(value) as u16;
+                queue.tail = if value < queue.entries { value } else { queue.tail };
+            }
+            // What came until now is known; what comes after it is to be told.
+            let _ = bus.write(events + at, &u32::from(queue.tail).to_le_bytes());
+        }
+        for (id, queue) in self.completions.iter_mut().filter(|(id, _)| **id > 0) {
+            let at = u64::from(*id) * 8 + 4;
+            if let Ok(value) = bus.fetch(values + at) {
+                let value = u32::from_le_bytes(value) as u16;
+                queue.head = if value < queue.entries { value } else { queue.head };
+            }
+            let _ = bus.write(events + at, &u32::from(queue.head).to_le_bytes());
+        }
     }
 
     /// Takes the next command, the admin queue's first, then in turn.
@@ -485,6 +520,7 @@ impl Model for Controller {
         if self.stalled || self.configuration & 1 == 0 {
             return Work::Idle;
         }
+        self.look(bus);
         if let Some((queue, entry)) = self.next(bus) {
             if queue == 0 {
                 self.admin(&entry, bus)

@@ -27,7 +27,9 @@ fn a_life(seed: u64) {
     let mut random = Random::new(seed);
     let mut settings = impatient();
     settings.timeout = std::time::Duration::from_millis(1);
-    let machine = Machine::new(sim::Controller::new(1000, 512), Pace::AtOnce, &settings);
+    let model = sim::Controller::new(1000, 512);
+    let model = if random.below(2) == 0 { model.with_shadow_doorbells() } else { model };
+    let machine = Machine::new(model, Pace::AtOnce, &settings);
     let namespace = machine.controller.namespace(1).unwrap();
     let region = machine.controller.region(64 << 10).unwrap();
     let mut queues: Vec<_> = (0..3).map(|_| machine.controller.queue().unwrap()).collect();

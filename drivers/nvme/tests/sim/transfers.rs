@@ -144,6 +144,7 @@ fn a_life(seed: u64, pace: Pace) {
     let blocks = 256 + random.below(1000);
     let model = sim::Controller::new(blocks, block_size).with_transfer_shift(random.below(4) as u8);
     let model = if random.below(2) == 0 { model.with_entries(1 << (1 + random.below(7))) } else { model };
+    let model = if random.below(2) == 0 { model.with_shadow_doorbells() } else { model };
     let mut settings = settings();
     settings.entries = 1 << (1 + random.below(7));
     let machine = Machine::new(model, pace, &settings);
@@ -267,10 +268,11 @@ fn every_thread_has_a_queue() {
 
 #[test]
 fn a_program_can_sleep_until_the_interrupt() {
-    for vectors in [9, 3, 0] {
+    for (vectors, shadow) in [(9, false), (3, true), (0, false), (0, true)] {
         let mut settings = settings();
         settings.interrupts = true;
         let model = sim::Controller::new(4096, 512).with_vectors(vectors);
+        let model = if shadow { model.with_shadow_doorbells() } else { model };
         let machine = Machine::new(model, Pace::OwnThread, &settings);
         let kind = if vectors > 0 { noiommu::InterruptKind::Msix } else { noiommu::InterruptKind::Intx };
         assert_eq!(machine.controller.interrupts(), Some(kind));
@@ -297,4 +299,30 @@ fn a_program_can_sleep_until_the_interrupt() {
         });
         machine.assert_clean();
     }
+}
+
+#[test]
+fn a_controller_that_is_busy_need_not_be_told_by_registers() {
+    let model = sim::Controller::new(1000, 512).with_shadow_doorbells();
+    let machine = Machine::new(model, Pace::AtOnce, &settings());
+    assert!(machine.controller.identity().unwrap().shadow_doorbells);
+    let namespace = machine.controller.namespace(1).unwrap();
+    let region = machine.controller.region(4096).unwrap();
+    let mut queue = machine.controller.queue().unwrap();
+    for round in 1..=30 {
+        // What is rung for while it has not looked, it finds when it looks.
+        machine.slot.hang();
+        for block in 0..20 {
+            queue.submit_read(&namespace, block, 1, &region, 0).unwrap();
+            queue.ring().unwrap();
+        }
+        assert_eq!(machine.slot.act(|model, _| model.doorbells())[0], round, "the first of each round");
+        machine.slot.resume();
+        while machine.slot.step() {}
+        assert_eq!(drain(&mut queue).len(), 20);
+    }
+    // After a reset as well.
+    machine.controller.reset().unwrap();
+    queue.read(&namespace, 0, 8, &region, 0).unwrap();
+    machine.assert_clean();
 }

@@ -73,6 +73,27 @@ fn a_command_that_cannot_be_aborted_resets_the_controller() {
 }
 
 #[test]
+fn a_late_command_is_found_though_others_come_all_the_time() {
+    let machine = Machine::new(sim::Controller::new(1000, 512), Pace::AtOnce, &impatient());
+    let namespace = machine.controller.namespace(1).unwrap();
+    let region = machine.controller.region(4096).unwrap();
+    let mut queue = machine.controller.queue().unwrap();
+    machine.slot.act(|model, _| model.inject([Fault::Silence]));
+    let late = queue.submit_read(&namespace, 0, 1, &region, 0).unwrap();
+    let mut done = Vec::new();
+    let outcome = loop {
+        queue.submit_read(&namespace, 1, 1, &region, 0).unwrap();
+        queue.ring().unwrap();
+        assert!(queue.poll(&mut done) > 0, "there is always something");
+        if let Some(found) = done.drain(..).find(|completion| completion.token == late) {
+            break found.outcome;
+        }
+    };
+    assert_eq!(outcome, Err(Failure::TimedOut));
+    machine.assert_clean();
+}
+
+#[test]
 fn a_controller_that_fails_or_stands_still_is_reset() {
     for fault in [Fault::Fatal, Fault::Stall] {
         let (machine, outcomes, elsewhere) = meet(fault);
