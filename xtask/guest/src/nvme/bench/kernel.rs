@@ -9,8 +9,13 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use super::{Clock, Places, READ};
 use crate::nvme::kernel::{Aligned, open_direct, size};
 
-/// The ways. "polled": the driver's completion queue is polled, without interrupts (its poll_queues).
-pub(super) const WAYS: [&str; 4] = ["pread", "pread-polled", "io_uring", "io_uring-polled"];
+/// The ways. "polled": the driver's completion queue is polled, without interrupts (its poll_queues). "batched": a call waits for
+/// some reads, not for one.
+pub(super) const WAYS: [&str; 6] =
+    ["pread", "pread-polled", "io_uring", "io_uring-polled", "io_uring-batched", "io_uring-polled-batched"];
+
+/// How many a call waits for then.
+const BATCH: usize = 8;
 
 /// Spares the kernel what a benchmark has no use for. What this kernel does not have stays as it is.
 pub(super) fn prepare(name: &str) {
@@ -21,7 +26,7 @@ pub(super) fn prepare(name: &str) {
 
 /// Reads in a second; or why that way is not possible.
 pub(super) fn run(name: &str, way: &str, depth: usize, milliseconds: u64) -> Result<Result<f64, String>> {
-    let polled = way.ends_with("-polled");
+    let polled = way.contains("-polled");
     let polls = fs::read_to_string(format!("/sys/block/{name}/queue/io_poll")).unwrap_or_default();
     if polled && polls.trim() != "1" {
         return Ok(Err("the kernel's driver has no queue for polling".to_owned()));
@@ -32,7 +37,11 @@ pub(super) fn run(name: &str, way: &str, depth: usize, milliseconds: u64) -> Res
         }
         return pread(name, polled, milliseconds).map(Ok);
     }
-    uring(name, polled, depth, milliseconds).map(Ok)
+    let wait = if way.ends_with("-batched") { BATCH } else { 1 };
+    if wait > depth {
+        return Ok(Err(format!("there are never {BATCH} reads at once")));
+    }
+    uring(name, polled, depth, wait, milliseconds).map(Ok)
 }
 
 /// A read is a call.
@@ -59,7 +68,7 @@ fn pread(name: &str, polled: bool, milliseconds: u64) -> Result<f64> {
 }
 
 /// Several at once, given and waited for in one call, of a registered file into registered memory.
-fn uring(name: &str, polled: bool, depth: usize, milliseconds: u64) -> Result<f64> {
+fn uring(name: &str, polled: bool, depth: usize, wait: usize, milliseconds: u64) -> Result<f64> {
     let file = open_direct(name, false)?;
     let mut builder = IoUring::<squeue::Entry, cqueue::Entry>::builder();
     // Completions are handled by this thread when it asks for them, not by signals in between (6.1 and later).
@@ -95,7 +104,7 @@ fn uring(name: &str, polled: bool, depth: usize, milliseconds: u64) -> Result<f6
             // SAFETY: the memory is registered, is this command's alone until it completes, and lives until the ring is gone.
             unsafe { ring.submission().push(&entry).context("a full ring")? };
         }
-        ring.submit_and_wait(1).context("io_uring_enter")?;
+        ring.submit_and_wait(wait.min(depth - free.len())).context("io_uring_enter")?;
         let mut done = 0;
         for completion in ring.completion() {
             ensure!(completion.result() == READ as i32, "a read answers {}", completion.result());

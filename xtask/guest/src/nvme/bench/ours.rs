@@ -20,7 +20,9 @@ pub(in crate::nvme) fn stamp(address: &str) -> Result<()> {
         queue.write(&namespace, first * blocks, here * blocks, &region, 0)?;
     }
     queue.flush(&namespace)?;
-    println!("{}", json!({"blocks": count, "provider": controller.device().provider().name()}));
+    let (provider, identity) = (controller.device().provider().name(), controller.identity()?);
+    let shadow = identity.shadow_doorbells;
+    println!("{}", json!({"blocks": count, "provider": provider, "shadow_doorbells": shadow}));
     Ok(())
 }
 
