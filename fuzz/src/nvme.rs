@@ -204,7 +204,11 @@ pub fn run(bytes: &[u8], tell: bool) -> usize {
     settings.timeout = Duration::ZERO;
     settings.queues = QUEUES as u16 + 1;
     let ioas = context.ioas().expect("an IOAS");
-    let slot = context.sim_device_at(sim::Controller::new(1000, 512), Pace::AtOnce).expect("a device");
+    let model = sim::Controller::new(1000, 512);
+    // The first byte, which the steps have too.
+    let odd = bytes.first().is_some_and(|byte| byte % 2 == 1);
+    let model = if odd { model.with_shadow_doorbells() } else { model };
+    let slot = context.sim_device_at(model, Pace::AtOnce).expect("a device");
     let stopped = Stopped::new(slot.open().expect("the device"), &ioas).expect("a controller");
     // SAFETY: nobody else writes to the device; the driver keeps the rest of the promise.
     unsafe { stopped.device().enable_bus_master().expect("bus mastering") };

@@ -22,7 +22,9 @@ pub(super) fn run(what: &str, address: &str, words: &[&str]) -> Result<()> {
         ("write", [seed]) => write(address, seed.parse()?),
         ("read", [seed]) => read(address, seed.parse()?),
         ("stamp", []) => bench::ours::stamp(address),
-        ("bench", [depth, milliseconds]) => bench::ours::run(address, depth.parse()?, milliseconds.parse()?),
+        ("bench", [way, depth, milliseconds]) => {
+            bench::ours::run(address, way, depth.parse()?, milliseconds.parse()?)
+        }
         _ => bail!("a driver is asked for {what} {words:?}"),
     }
 }

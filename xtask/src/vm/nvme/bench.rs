@@ -12,7 +12,7 @@ use crate::ui::{Look, paint};
 /// The depths, and how many times as fast as the kernel's driver ours is to be there.
 const MARKS: [(u64, f64); 2] = [(1, 1.0), (32, 1.2)];
 
-/// Reads in a second, for each way of the kernel's and for ours, a number for each round.
+/// Reads in a second: for each way, a number for each round.
 type Rates = BTreeMap<String, Vec<f64>>;
 
 /// Boots one guest, and prints a line for each depth. A mark that is not met is told, and fails nothing: that is for whoever calls.
@@ -23,8 +23,8 @@ pub(super) fn run(project: &Project, options: &Nvme) -> Result<()> {
     // Words live as long as the program.
     let word = |number: u64| -> &'static str { number.to_string().leak() };
     let words = vec!["bench", word(options.rounds), word(options.milliseconds)];
-    // Twelve measurements a round, and the taking and giving of the device.
-    let seconds = options.rounds * (12 * options.milliseconds / 1000 + 20);
+    // Thirteen measurements a round, and the taking and giving of the device.
+    let seconds = options.rounds * (13 * options.milliseconds / 1000 + 20);
     let accounts = boot(project, options, guest, words, seconds)?;
     for account in accounts.iter().filter(|account| account["impossible"].is_string()) {
         eprintln!("not measured: {account}");
@@ -40,42 +40,53 @@ pub(super) fn run(project: &Project, options: &Nvme) -> Result<()> {
     Ok(())
 }
 
-/// The figure of a depth: medians of the rounds, and of the ratio in each of them to the kernel's best way.
+/// The figure of a depth: medians of the rounds, and of the ratio in each of them of the best ways of both.
 fn figure(accounts: &[Value], depth: u64, mark: f64, guest: &str) -> Result<Value> {
-    let mut rates = Rates::new();
-    for account in accounts.iter().filter(|account| account["depth"] == depth) {
-        let Some(rate) = account["figure"]["rate"].as_f64() else { continue };
-        let way = match account["who"].as_str() {
-            Some("ours") => "ours",
-            _ => account["way"].as_str().context("a figure without its way")?,
-        };
-        rates.entry(way.to_owned()).or_default().push(rate);
-    }
-    let ours = rates.remove("ours").context("no figure of ours")?;
-    let ways: BTreeMap<&str, f64> = rates.iter().map(|(way, of)| (way.as_str(), median(of))).collect();
-    let (best, kernel) =
-        ways.iter().max_by(|one, other| one.1.total_cmp(other.1)).context("no figure of the kernel's")?;
-    let theirs = &rates[*best];
-    ensure!(theirs.len() == ours.len(), "{} rounds of ours, {} of the kernel's", ours.len(), theirs.len());
-    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    let (ours, kernel) = (rates(accounts, depth, "ours")?, rates(accounts, depth, "kernel")?);
+    let (our_way, our_rates) = best(&ours).context("no figure of ours")?;
+    let (their_way, their_rates) = best(&kernel).context("no figure of the kernel's")?;
+    let rounds = (our_rates.len(), their_rates.len());
+    ensure!(rounds.0 == rounds.1, "{} rounds of ours, {} of the kernel's", rounds.0, rounds.1);
+    let ratios: Vec<f64> = our_rates.iter().zip(their_rates).map(|(ours, theirs)| ours / theirs).collect();
     let ratio = median(&ratios);
     let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let most = ratios.iter().copied().fold(0.0, f64::max);
+    let medians =
+        |rates: &Rates| json!(rates.iter().map(|(way, of)| (way, median(of))).collect::<BTreeMap<_, _>>());
     Ok(json!({
         "name": format!("nvme 4 KiB random reads, depth {depth}"),
         "guest": guest,
         "depth": depth,
-        "rounds": ours.len(),
-        "ours": median(&ours),
-        "kernel": kernel,
-        "kernel_way": best,
-        "kernel_ways": ways,
+        "rounds": rounds.0,
+        "ours": median(our_rates),
+        "our_way": our_way,
+        "our_ways": medians(&ours),
+        "kernel": median(their_rates),
+        "kernel_way": their_way,
+        "kernel_ways": medians(&kernel),
         "unit": "reads/s",
         "value": ratio,
         "spread": [least, most],
         "mark": mark,
         "met": ratio >= mark,
     }))
+}
+
+/// What one side did at a depth.
+fn rates(accounts: &[Value], depth: u64, who: &str) -> Result<Rates> {
+    let mut rates = Rates::new();
+    for account in accounts.iter().filter(|account| account["depth"] == depth && account["who"] == who) {
+        let Some(rate) = account["figure"]["rate"].as_f64() else { continue };
+        let way = account["way"].as_str().context("a figure without its way")?;
+        rates.entry(way.to_owned()).or_default().push(rate);
+    }
+    Ok(rates)
+}
+
+/// The way with the highest median.
+fn best(rates: &Rates) -> Option<(&str, &[f64])> {
+    let ways = rates.iter().map(|(way, rates)| (way.as_str(), rates.as_slice()));
+    ways.max_by(|one, other| median(one.1).total_cmp(&median(other.1)))
 }
 
 fn print(figure: &Value) {

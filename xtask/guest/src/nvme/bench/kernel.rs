@@ -6,16 +6,13 @@ use std::os::fd::AsRawFd as _;
 use anyhow::{Context as _, Result, ensure};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{Clock, Places, READ};
+use super::{BATCH, Clock, Places, READ};
 use crate::nvme::kernel::{Aligned, open_direct, size};
 
 /// The ways. "polled": the driver's completion queue is polled, without interrupts (its poll_queues). "batched": a call waits for
 /// some reads, not for one.
 pub(super) const WAYS: [&str; 6] =
     ["pread", "pread-polled", "io_uring", "io_uring-polled", "io_uring-batched", "io_uring-polled-batched"];
-
-/// How many a call waits for then.
-const BATCH: usize = 8;
 
 /// Spares the kernel what a benchmark has no use for. What this kernel does not have stays as it is.
 pub(super) fn prepare(name: &str) {
