@@ -1,5 +1,7 @@
 //! Our side: one queue, polled.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -27,10 +29,15 @@ pub(in crate::nvme) fn stamp(address: &str) -> Result<()> {
 }
 
 /// The ways. "batched": some reads are waited for, not one.
-pub(super) const WAYS: [&str; 2] = ["polled", "polled-batched"];
+/// "slept": between two looks the processor is let go, which an emulated one shares with those who emulate the device.
+pub(super) const WAYS: [&str; 3] = ["polled", "polled-batched", "slept-batched"];
+
+/// How long it is let go.
+const NAP: Duration = Duration::from_micros(30);
 
 /// Reads at a depth for some time. What has been done is given anew at once: rung for once, however many.
 pub(in crate::nvme) fn run(address: &str, way: &str, depth: usize, milliseconds: u64) -> Result<()> {
+    let naps = way.starts_with("slept");
     let wait = if way.ends_with("-batched") { super::BATCH } else { 1 };
     let (controller, namespace) = start(address, false)?;
     let blocks = READ as u64 / u64::from(namespace.block_size());
@@ -64,6 +71,9 @@ pub(in crate::nvme) fn run(address: &str, way: &str, depth: usize, milliseconds:
             queue.poll(&mut done);
             if done.len() >= wait.min(queue.outstanding() + done.len()) {
                 break;
+            }
+            if naps {
+                std::thread::sleep(NAP);
             }
             // No hint that the processor waits (`spin_loop`): an emulated one lets go of all it has then, which makes it up to
             // twice as fast for some seconds, and five times as slow for others.
