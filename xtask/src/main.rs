@@ -1,6 +1,7 @@
 //! The project's tasks: `cargo xtask vm ...` runs guests, `cargo xtask test` runs everything that must hold.
 
 mod command;
+mod lookup_code;
 mod project;
 mod steps;
 mod ui;

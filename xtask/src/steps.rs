@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::command;
 use crate::project::Project;
 use crate::ui::{self, Look, Work, paint};
-use crate::vm;
+use crate::{command, lookup_code, vm};
 
 /// The checker of licenses and sources, in the version whose rules `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -64,6 +63,7 @@ const STEPS: &[Step] = &[
     Step { name: "proof", vm: false, run: proof },
     Step { name: "conformance", vm: false, run: conformance },
     Step { name: "bench", vm: false, run: bench },
+    Step { name: "lookup-code", vm: false, run: lookup_code },
     Step { name: "deny", vm: false, run: deny },
     Step { name: "miri", vm: false, run: miri },
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
@@ -265,6 +265,18 @@ fn proof(project: &Project) -> Result<Outcome> {
         }
     }
     bail!("pinned pages were not proved to stay");
+}
+
+/// Lookups take no lock and write to nothing that others read.
+fn lookup_code(project: &Project) -> Result<Outcome> {
+    command::inherit(project.cargo().args(["build", "--release", "--locked", "--package", "noiommu-cli"]))?;
+    match lookup_code::check(&project.target.join("release/noiommu"))? {
+        Some(told) => {
+            println!("{told}; what is in on purpose is found");
+            Ok(Outcome::Passed)
+        }
+        None => Ok(Outcome::NotRun("the machine code of this processor is not known".to_owned())),
+    }
 }
 
 /// The short form of `noiommu bench`: no mark is missed by more than the noise that the measurement saw in itself.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::space::{Plan, Space};
 use super::{Lookup, agree, dependent, independent, places, plans, three_levels, two_levels};
 
-use super::layout::{PAIRS, copies};
+use super::layout::{Copies, PAIRS, copies};
 use crate::measure::{compare, nanoseconds_each};
 use crate::row::{Mark, Row, Subject, Unit};
 use crate::suite::{Group, Settings};
@@ -131,9 +131,12 @@ fn rows<B: Lookup>(
     ])
 }
 
+/// Looks up all places.
+type Loop<L> = fn(&L, &[u64]) -> Option<u64>;
+
 /// A round of lookups: nanoseconds of each.
 pub(super) fn timed<'a, L>(
-    mut copies: super::layout::Copies<fn(&L, &[u64]) -> Option<u64>>,
+    mut copies: Copies<Loop<L>>,
     of: &'a L,
     places: &'a [u64],
 ) -> impl FnMut() -> f64 + 'a

@@ -4,6 +4,7 @@
 
 mod address;
 mod baseline;
+mod code;
 mod layout;
 mod plans;
 mod run;

@@ -72,6 +72,7 @@ fn subjects() -> Vec<Subject> {
 }
 
 fn run(settings: &Settings, sink: &mut dyn FnMut(Row)) {
+    super::code::keep();
     for (subject, plan) in CASES {
         if settings.wants(&subject.name) {
             sink(measure(settings, subject, plan()).unwrap_or_else(|why| subject.not_measured(why)));
