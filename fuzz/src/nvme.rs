@@ -183,7 +183,8 @@ impl World {
                 let number = u16::from(queue) % (QUEUES as u16 + 1);
                 if near {
                     let slot = bytes[12] & 63;
-                    bytes[8..].copy_from_slice(&[0, 0, number as u8, 0, slot, bytes[13] & 3, 0, 0]);
+                    let turn = bytes[13] & 3;
+                    bytes[8..].copy_from_slice(&[0, 0, number as u8, 0, slot, turn, 0, 0]);
                 }
                 self.slot.act(|model, bus| model.scribble(number, bytes, valid, bus));
             }

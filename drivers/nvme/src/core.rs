@@ -294,9 +294,12 @@ impl Core {
         if self.fate() != Fate::Running {
             return;
         }
-        let told = self.registers.get(CC).and_then(|configuration| {
-            self.registers.set(CC, configuration & !CC_SHUTDOWN | CC_SHUTDOWN_NORMAL)
-        });
+        // One that has not been started has nothing to shut down.
+        let Ok(configuration) = self.registers.get(CC) else { return };
+        if configuration & CC_ENABLE == 0 {
+            return;
+        }
+        let told = self.registers.set(CC, configuration & !CC_SHUTDOWN | CC_SHUTDOWN_NORMAL);
         if told.is_ok() {
             // One that takes longer loses what it has not written; it is stopped all the same.
             let done = |status| status & CSTS_SHUTDOWN == CSTS_SHUTDOWN_DONE || status & CSTS_FATAL != 0;
