@@ -40,7 +40,7 @@ fn dense() -> noiommu::Result<Row> {
     let length = 4 * GIB;
     // No two neighbours, and no page aligned to more than a page by chance: all end with an odd frame number.
     let context = Context::with_frames(|address, length| {
-        let place = |page: u64| PhysAddr((page.wrapping_mul(0x9e37_79b9) & 0xff_ffff_ffff | 1) << 12);
+        let place = |page: u64| PhysAddr(((page.wrapping_mul(0x9e37_79b9) & 0xff_ffff_ffff) | 1) << 12);
         let pages = (address / PAGE) as u64..((address + length) / PAGE) as u64;
         pages.map(|page| (place(page), PAGE as u64)).collect()
     });

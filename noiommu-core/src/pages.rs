@@ -5,6 +5,9 @@ use crate::slab::{NONE, Slab};
 use crate::table::format::Access;
 use crate::{Errno, Iova, IovaRange, PhysAddr};
 
+/// Takes runs, with the offset of the first of them.
+type OffsetSink<'a> = dyn FnMut(u64, &[PhysRun]) -> Result<(), Errno> + 'a;
+
 /// Memory that one MAP named; offsets in it count from the start of the page that its address lies in.
 struct Pages<P: Platform> {
     backing: P::Backing,
@@ -203,7 +206,7 @@ impl<P: Platform> Store<P> {
         &mut self,
         platform: &P,
         number: u32,
-        sink: &mut dyn FnMut(u64, &[PhysRun]) -> Result<(), Errno>,
+        sink: &mut OffsetSink<'_>,
     ) -> Result<(), P::Error> {
         let area = self.area(number).ok_or(Errno::EIO)?;
         let slice = area.slice;

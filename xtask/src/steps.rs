@@ -270,7 +270,7 @@ fn proof(project: &Project) -> Result<Outcome> {
 /// The short form of `noiommu bench`: no mark is missed by more than the noise that the measurement saw in itself.
 fn bench(project: &Project) -> Result<Outcome> {
     /// What the rows with reserved huge pages need.
-    const HUGE_PAGES: u64 = 64;
+    const HUGE_PAGES: u64 = 512;
     let _reserved = HugePages::reserve(HUGE_PAGES);
     let (code, json) = program(project, &["bench", "--short", "--json"])?;
     let empty = Vec::new();

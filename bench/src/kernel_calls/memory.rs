@@ -69,7 +69,8 @@ impl Memory {
 
     fn advise(&self, advice: Advice) -> Result<()> {
         // SAFETY: of these kinds of advice none changes what the memory holds.
-        Ok(unsafe { mm::madvise(self.start.as_ptr().cast(), self.length, advice)? })
+        let advised = unsafe { mm::madvise(self.start.as_ptr().cast(), self.length, advice) };
+        advised.map_err(Into::into)
     }
 
     /// Makes each huge page one that was not to be had when it was touched.

@@ -109,7 +109,7 @@ fn in_space(space: &mut IovaSpace<u32>, address: u64) -> io::Result<()> {
 /// What the table does for it.
 fn in_table(writer: &mut TableWriter<Fixed, Box<Table<Fixed>>>, number: u64) -> io::Result<()> {
     let (iova, length) = (Iova(0x1000), PAGE as u64);
-    let place = noiommu::PhysAddr((number * 0x1_2345 & 0xfffff) << 12);
+    let place = noiommu::PhysAddr(((number * 0x1_2345) & 0xfffff) << 12);
     writer.map(iova, place, length, Access::READ_WRITE, true).map_err(io::Error::other)?;
     let range = IovaRange::with_length(iova, length).map_err(io::Error::other)?;
     writer.unmap(range).map_err(io::Error::other)

@@ -9,7 +9,7 @@ use noiommu_core::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::pagemap::Piece;
-use super::pin::{PinKind, PinSource, refused};
+use super::pin::{Pin, PinKind, PinSource, refused};
 use crate::error::{ErrorKind, errno_of};
 use crate::{Error, Result, guardian};
 
@@ -22,6 +22,13 @@ struct UmemRegistration {
     headroom: u32,
     flags: u32,
     padding: u32,
+}
+
+/// A socket that holds a piece.
+pub(crate) struct Held {
+    /// Told of no more before it is closed.
+    _guarded: guardian::Held,
+    _socket: OwnedFd,
 }
 
 /// Pins by AF_XDP.
@@ -59,7 +66,7 @@ impl PinSource for AfXdpPins {
         PinKind::AfXdp
     }
 
-    fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>> {
+    fn pin(&self, pieces: &[Piece]) -> Result<Pin> {
         let mut held = Vec::with_capacity(pieces.len());
         for &piece in pieces {
             let socket = socket()?;
@@ -94,10 +101,9 @@ impl PinSource for AfXdpPins {
                     &std::io::Error::last_os_error(),
                 ));
             }
-            // Told of no more before it is closed.
-            held.push((guarded, socket));
+            held.push(Held { _guarded: guarded, _socket: socket });
         }
-        Ok(Box::new(held))
+        Ok(Pin::AfXdp { _sockets: held })
     }
 }
 

@@ -14,7 +14,7 @@ use io_uring::IoUring;
 use noiommu_core::Errno;
 
 use super::pagemap::Piece;
-use super::pin::{PinKind, PinSource, refused};
+use super::pin::{Pin, PinKind, PinSource, refused};
 use crate::error::{ErrorKind, errno_of};
 use crate::guardian::Held as HeldByGuardian;
 use crate::{Error, Result};
@@ -121,7 +121,7 @@ struct Slot {
 }
 
 /// Slots that hold one mapping; cleared on drop.
-struct Held {
+pub(crate) struct Held {
     rings: Arc<Mutex<Rings>>,
     process: u32,
     /// Most mappings have but one, and need no room elsewhere for it.
@@ -190,7 +190,7 @@ impl PinSource for IoUringPins {
         PinKind::IoUring
     }
 
-    fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>> {
+    fn pin(&self, pieces: &[Piece]) -> Result<Pin> {
         // Dropped on every early return, which lets go of what is pinned so far; the lock is not held then.
         let mut held =
             Held { rings: self.rings.clone(), process: self.process, first: None, others: Vec::new() };
@@ -203,7 +203,7 @@ impl PinSource for IoUringPins {
                 done += length;
             }
         }
-        Ok(Box::new(held))
+        Ok(Pin::IoUring { _slots: held })
     }
 }
 

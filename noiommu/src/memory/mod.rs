@@ -27,6 +27,7 @@ pub(crate) use self::host::{check_encryption, check_frames, check_release};
 pub(crate) use self::maps::{huge_bytes, read as read_maps};
 use self::pagemap::Pieces;
 pub(crate) use self::pagemap::{HUGE, Pagemap};
+use self::pin::Pin;
 pub use self::pin::PinKind;
 pub(crate) use self::pin::PinSource;
 pub(crate) use self::pin::refused;
@@ -240,7 +241,7 @@ pub(crate) struct HostPins {
 }
 
 enum Held {
-    Real { pagemap: Arc<Pagemap>, pieces: Pieces, _pin: Box<dyn Send + Sync> },
+    Real { pagemap: Arc<Pagemap>, pieces: Pieces, _pin: Pin },
     Simulated(simulated::SimulatedPins),
     Told(Vec<(PhysAddr, u64)>),
 }

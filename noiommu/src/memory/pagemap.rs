@@ -249,7 +249,10 @@ fn split(whole: Piece, huge: Option<Vec<(usize, usize)>>) -> Pieces {
     if at < address + length {
         pieces.push(Piece { address: at, length: address + length - at, huge: false });
     }
-    Pieces::Several(pieces)
+    match pieces[..] {
+        [piece] => Pieces::One([piece]),
+        _ => Pieces::Several(pieces),
+    }
 }
 
 /// Runs on their way to a sink: neighbours in memory become one, and many are handed over at a time.

@@ -3,6 +3,7 @@
 use noiommu_core::Errno;
 
 use super::pagemap::Piece;
+use super::{af_xdp, io_uring};
 use crate::error::{ErrorKind, errno_of};
 use crate::{Error, Result};
 
@@ -41,7 +42,13 @@ pub(crate) trait PinSource: Send + Sync {
     fn kind(&self) -> PinKind;
 
     /// Pins `pieces`, all or none. `huge` in a piece is a hint.
-    fn pin(&self, pieces: &[Piece]) -> Result<Box<dyn Send + Sync>>;
+    fn pin(&self, pieces: &[Piece]) -> Result<Pin>;
+}
+
+/// Pinned pages; let go of on drop.
+pub(crate) enum Pin {
+    IoUring { _slots: io_uring::Held },
+    AfXdp { _sockets: Vec<af_xdp::Held> },
 }
 
 /// What a refused pin of `length` bytes at `address` means; `doing` names the source.
