@@ -351,6 +351,16 @@ impl<P: Platform> Ioas<P> {
             }
             // Offsets stay below the area's length, which the store has checked.
             let mut at = offset;
+            if !in_one_piece && !*small_pages {
+                // Scattered memory has as many runs as pages: no more than this for each.
+                for run in runs {
+                    let (iova, after) = (range.first().0.wrapping_add(at), at.wrapping_add(run.length));
+                    let ends = after == area.slice.length;
+                    writer.map(Iova(iova), run.address, run.length, area.access, ends)?;
+                    (at, done) = (after, after);
+                }
+                return Ok(());
+            }
             for run in runs {
                 let expected = first.get_or_insert(run.address).checked_add(at);
                 if in_one_piece && expected != Some(run.address) {

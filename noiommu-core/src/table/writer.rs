@@ -97,6 +97,7 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
     /// EINVAL: an address or the length is no multiple of 4 KiB, the length is 0, or the memory passes 52 bits;
     /// EOVERFLOW: the range passes the end of the IOVA space; EEXIST: something is mapped there; ENOMEM. After an error
     /// the table is as before.
+    #[inline]
     pub fn map(
         &mut self,
         iova: Iova,
@@ -108,6 +109,17 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         if length == 1 << format::PAGE_SHIFT && self.map_page(iova.0, address.0, access, area_end).is_some() {
             return Ok(());
         }
+        self.map_run(iova, address, length, access, area_end)
+    }
+
+    fn map_run(
+        &mut self,
+        iova: Iova,
+        address: PhysAddr,
+        length: u64,
+        access: Access,
+        area_end: bool,
+    ) -> Result<(), Errno> {
         let range = IovaRange::with_length(iova, length)?;
         if (iova.0 | address.0 | length) & 0xfff != 0 {
             return Err(Errno::EINVAL);

@@ -23,7 +23,10 @@ pub(super) struct Holes {
 }
 
 impl Holes {
-    /// Makes `bytes` of holes, and somewhat more for what is not the caller's, in no order.
+    /// Makes `bytes` of holes, and somewhat more for what is not the caller's.
+    ///
+    /// In the order of their addresses, and so roughly of their frames. In no order at all an emulated processor does little else than
+    /// miss its translations of the kernel's page structures, one for each page that is pinned, whoever has it pinned.
     pub(super) fn new(bytes: usize) -> Result<Self> {
         let length = 2 * (bytes + bytes / 8);
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
@@ -36,15 +39,11 @@ impl Holes {
         unsafe { mm::madvise(memory, length, Advice::LinuxPopulateWrite) }.context("touching memory")?;
 
         let entries = holes.entries()?;
-        let mut odd: Vec<usize> = Vec::with_capacity(entries.len() / 2);
         for (page, entry) in entries.iter().enumerate() {
             ensure!(entry & PRESENT != 0 && entry & FRAME != 0, "page {page} has no frame: {entry:#x}");
-            if entry & 1 != 0 {
-                odd.push(page);
+            if entry & 1 == 0 {
+                continue;
             }
-        }
-        shuffle(&mut odd);
-        for page in odd {
             // SAFETY: a page of our own, which nothing relies on.
             unsafe { mm::madvise(memory.cast::<u8>().add(page * PAGE).cast(), PAGE, Advice::LinuxDontNeed) }
                 .context("giving a page back")?;
@@ -67,17 +66,5 @@ impl Drop for Holes {
     fn drop(&mut self) {
         // SAFETY: mapped by `new`, and nobody else knows of it.
         let _ = unsafe { mm::munmap(self.memory.as_ptr().cast(), self.length) };
-    }
-}
-
-/// Puts a list into an order that looks like none, and is the same each time.
-fn shuffle(list: &mut [usize]) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for last in (1..list.len()).rev() {
-        // xorshift64
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        list.swap(last, (state % (last as u64 + 1)) as usize);
     }
 }
