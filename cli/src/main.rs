@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod guardian;
 mod list;
+mod nvme;
 mod optin;
 mod proof;
 mod serve;
@@ -53,6 +54,11 @@ enum Room {
     Bind(bind::BindArguments),
     /// Give them back as they were
     Unbind(bind::UnbindArguments),
+    /// Drive an NVMe controller from user space: who it is, its blocks, how fast it is
+    Nvme {
+        #[command(subcommand)]
+        command: nvme::Command,
+    },
     /// Say what this machine and process lack for devices without an IOMMU, and what mends it
     Doctor(doctor::Options),
     Guardian(guardian::Options),
@@ -139,6 +145,7 @@ fn main() -> ExitCode {
         Room::List(arguments) => list::run(&arguments),
         Room::Bind(arguments) => bind::bind(&arguments),
         Room::Unbind(arguments) => bind::unbind(&arguments),
+        Room::Nvme { command } => nvme::run(&command),
         Room::Doctor(options) => doctor::run(&options),
         Room::Guardian(options) => guardian::run(&options),
         Room::Config(arguments) => config::run(&arguments),

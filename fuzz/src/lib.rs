@@ -11,11 +11,13 @@
 //! | [`config`] | the kit's walks of config space | a hostile device: every walk ends, within its space |
 //! | [`serve`] | programs' calls on served nodes | who holds what; everything comes back when all is closed |
 //! | [`guardian`] | the guardian's protocol | no panic, no hang |
+//! | [`nvme`] | the NVMe driver | a hostile controller: every command ends once, all memory comes back |
 
 pub mod config;
 pub mod guardian;
 pub mod ioctl;
 mod model;
+pub mod nvme;
 mod op;
 pub mod pci;
 pub mod serve;

@@ -57,6 +57,11 @@ fn serve() {
 }
 
 #[test]
+fn nvme() {
+    holds("nvme", noiommu_fuzz::nvme::run, (20, 1000));
+}
+
+#[test]
 fn guardian() {
     holds("guardian", noiommu_fuzz::guardian::run, (20, 40));
 }

@@ -33,6 +33,9 @@
 //! - In signal handlers `close` and `dup` are safe, but for the last `close` of a file; other calls on served files are not.
 //! - SIGSEGV and SIGBUS have a handler of ours, which calls the program's; one put in its place by `sigset` or around the C library
 //!   makes bad addresses crash. `open` with a bad address, in a thread that blocks SIGSEGV, is a crash, too.
+//! - For GET_PA a thread remembers that these signals arrive and that it has CAP_SYS_RAWIO (`quick.rs`). What takes either away around
+//!   the C library's names is missed: a bad address crashes then, or the privilege still counts. So is the mask of a signal handler,
+//!   while that runs.
 
 mod copy;
 mod fault;

@@ -53,6 +53,8 @@ enum Guest {
     Doctor(vm::OnKernel),
     /// A C program that knows the uAPI only, and an NVMe controller
     NvmeIdentify(vm::OnKernel),
+    /// The NVMe driver and the kernel's: what one writes the other reads, and how fast both are
+    Nvme(vm::Nvme),
     /// Every device on every kernel, through whatever provides it there
     Matrix(vm::Matrix),
     /// All conformance cases, answered by a kernel or through the preload library
@@ -92,6 +94,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Vm(Guest::Mixed(options)) => vm::mixed(&project, options),
         Task::Vm(Guest::Doctor(options)) => vm::doctor(&project, options),
         Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
+        Task::Vm(Guest::Nvme(options)) => vm::nvme(&project, options),
         Task::Vm(Guest::Matrix(options)) => vm::matrix(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),

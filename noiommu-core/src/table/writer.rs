@@ -105,6 +105,9 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         access: Access,
         area_end: bool,
     ) -> Result<(), Errno> {
+        if length == 1 << format::PAGE_SHIFT && self.map_page(iova.0, address.0, access, area_end).is_some() {
+            return Ok(());
+        }
         let range = IovaRange::with_length(iova, length)?;
         if (iova.0 | address.0 | length) & 0xfff != 0 {
             return Err(Errno::EINVAL);
@@ -130,6 +133,26 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             done = done.wrapping_add(bytes);
         }
         Ok(())
+    }
+
+    /// The same for a page in the table where the page before it was put: of scattered memory all but one in 512 are such. `None`: it
+    /// is another one, or something is wrong with it, and nothing has been done.
+    #[inline]
+    fn map_page(&mut self, iova: u64, address: u64, access: Access, area_end: bool) -> Option<()> {
+        let (step, prefix) = self.last?;
+        if step.level != 0 || prefix != iova >> (format::slot_shift(1) & 63) {
+            return None;
+        }
+        if (iova | address) & format::PAGE_MASK != 0 || address > PhysAddr::MAX.0 {
+            return None;
+        }
+        let slot = self.table.frame(step.frame)?.get(format::slot_of(iova, 0))?;
+        if slot.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        slot.store(format::leaf_entry(address, format::PAGE_SHIFT, access, area_end));
+        self.add_live(step.frame, 1);
+        Some(())
     }
 
     /// Unmaps `range`, which begins and ends at leaf borders or in holes, and gives back the tables it empties. Holes

@@ -4,6 +4,7 @@ mod bench;
 mod deprived;
 mod matrix;
 mod mixed;
+mod nvme;
 mod soak;
 mod stock_edu;
 mod stock_iommu;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "matrix" => matrix::run(rest),
         "mixed" => mixed::run(),
+        "nvme" => nvme::run(rest),
         "soak" => soak::run(rest),
         "stock-edu" => stock_edu::run(),
         "stock-iommu" => stock_iommu::run(),
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
         "as" => deprived::as_user(rest),
         _ => {
             eprintln!(
-                "usage: noiommu-guest bench|matrix|mixed|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+                "usage: noiommu-guest bench|matrix|mixed|nvme|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
             );
             return ExitCode::from(2);
         }

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::{Context, Contiguity, DmaBuffer, Error, Ioas, PageKind, PinChoice};
 use serde_json::{Value, json};
 
+use super::bare::Bare;
 use super::iommufd::{KernelIoas, Run};
-use super::scatter::Holes;
+use super::scatter::{Holes, PAGE};
 
 /// Bytes that are mapped.
 const SIZE: usize = 256 << 20;
-const PAGE: usize = 4096;
 
 /// Nanoseconds of the parts of one turn.
 struct Turn {
@@ -32,6 +32,7 @@ pub(super) fn run(address: &str, rounds: usize) -> Result<()> {
     // The engine alone, whatever the kernel has.
     let context = Context::with_pins(PinChoice::Best)?;
     let ioas = context.ioas()?;
+    let mut bare = Bare::new()?;
 
     let holes = Holes::new(SIZE)?;
     let buffer = DmaBuffer::new(SIZE, Contiguity::Pages)?;
@@ -59,9 +60,15 @@ pub(super) fn run(address: &str, rounds: usize) -> Result<()> {
         if let Some(at) = (0..truth.len().max(found.len())).find(|&at| found.get(at) != truth.get(at)) {
             bail!("run {at}: the engine tells {:x?}, the kernel {:x?}", found.get(at), truth.get(at));
         }
+        let bare = bare_turn(&mut bare, memory)?;
         // The first one warms.
         if round > 0 {
-            told.push(json!({"kernel_by_page": by_page.json(), "kernel_by_run": by_run.json(), "engine": engine.json()}));
+            told.push(json!({
+                "kernel_by_page": by_page.json(),
+                "kernel_by_run": by_run.json(),
+                "engine": engine.json(),
+                "bare": bare.json(),
+            }));
         }
     }
     drop(holes);
@@ -96,6 +103,16 @@ fn engine_turn(ioas: &Ioas, buffer: &mut Option<DmaBuffer>, found: &mut Vec<Run>
     let unmap = lap(began);
     found.extend(segments.iter().map(|piece| Run { address: piece.address.0, length: piece.length }));
     Ok(Turn { map, learn, unmap })
+}
+
+/// The kernel's calls that the engine makes, without the engine.
+fn bare_turn(bare: &mut Bare, memory: usize) -> Result<Turn> {
+    let began = Instant::now();
+    bare.map(memory, SIZE)?;
+    let map = lap(began);
+    let began = Instant::now();
+    bare.unmap()?;
+    Ok(Turn { map, learn: 0, unmap: lap(began) })
 }
 
 fn lap(began: Instant) -> u64 {

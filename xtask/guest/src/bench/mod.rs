@@ -1,5 +1,6 @@
 //! Benchmarks that need a kernel of choice: what they find is one line of JSON for the host, which makes rows of it.
 
+mod bare;
 mod iommufd;
 mod map;
 mod scatter;

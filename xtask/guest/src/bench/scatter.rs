@@ -7,11 +7,13 @@ use std::ptr::{NonNull, null_mut};
 use anyhow::{Context as _, Result, ensure};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 
-const PAGE: usize = 4096;
+/// Bytes of a page.
+pub(super) const PAGE: usize = 4096;
 
-/// Of an entry of the pagemap: the frame, and whether there is one.
-const FRAME: u64 = (1 << 55) - 1;
-const PRESENT: u64 = 1 << 63;
+/// Of an entry of the pagemap, the frame.
+pub(super) const FRAME: u64 = (1 << 55) - 1;
+/// Whether the page is in memory.
+pub(super) const PRESENT: u64 = 1 << 63;
 
 /// Memory of which every odd frame has been given back. As long as this lives, none of these can join a neighbour, and the kernel, which gives
 /// out its smallest free pieces first, gives them to whoever touches new memory.

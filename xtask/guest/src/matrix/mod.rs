@@ -205,7 +205,7 @@ pub(crate) fn bind(address: &str, provider: &str) -> Result<()> {
 }
 
 /// Gives it back.
-fn unbind(address: &str) -> Result<()> {
+pub(crate) fn unbind(address: &str) -> Result<()> {
     run_quietly(Command::new("noiommu").args(["unbind", address]))
 }
 

@@ -13,7 +13,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     group: Group {
         name: "guest/map",
         what: "256 MiB of scattered pages: the engine, and the kernel's own iommufd, on the same pages",
-        subjects: || vec![MAP_AND_LEARN, MAP, LEARN, UNMAP],
+        subjects: || vec![MAP_AND_LEARN, MAP, LEARN, UNMAP, FLOOR],
         run: IN_A_GUEST,
     },
     script: "bench-map",
@@ -35,6 +35,12 @@ const LEARN: Subject =
     Subject::told("guest/map/learn", "of that, asking for every address once it is mapped", Unit::Ratio);
 const UNMAP: Subject = Subject::told("guest/map/unmap", "unmapping it again", Unit::Ratio);
 
+const FLOOR: Subject = Subject::told(
+    "guest/map/floor",
+    "the bare calls that pin and tell frames, instead of the engine: how many times as fast as the kernel's MAP and GET_PA",
+    Unit::Ratio,
+);
+
 /// The parts of a turn, as the guest tells them.
 const PARTS: [&str; 3] = ["map", "learn", "unmap"];
 
@@ -49,7 +55,7 @@ struct Turns([Vec<f64>; 3]);
 impl Turns {
     fn of(rounds: &[Value], by: &str) -> Result<Self> {
         let part = |key: &str| {
-            let time = |round: &Value| round[by][key].as_f64().filter(|time| *time > 0.0);
+            let time = |round: &Value| round[by][key].as_f64();
             let times: Option<Vec<f64>> = rounds.iter().map(time).collect();
             times.filter(|times| !times.is_empty()).with_context(|| format!("no times of {key} by {by}"))
         };
@@ -89,10 +95,14 @@ fn rows(lines: &[Value]) -> Result<Vec<Row>> {
     let note = format!(
         "{runs} contiguous runs of {pages} pages; the kernel was asked {how}; each round learned the same addresses both ways"
     );
+    let bare = Turns::of(rounds, "bare")?;
     let mut rows = vec![row(&MAP_AND_LEARN, &kernel.known(), &engine.known()).note(note)];
     for ((subject, kernel), engine) in [MAP, LEARN, UNMAP].iter().zip(&kernel.0).zip(&engine.0) {
         rows.push(row(subject, kernel, engine));
     }
+    let ratios: Vec<f64> =
+        kernel.known().iter().zip(&bare.known()).map(|(kernel, bare)| kernel / bare).collect();
+    rows.push(FLOOR.ratio(Ratio::of(&ratios)).part("bare, each page", median(&bare.known()) / pages));
     Ok(rows)
 }
 
@@ -104,7 +114,9 @@ mod tests {
 
     fn line(runs: u32, by_page: u32) -> Value {
         let turn = |learn: u32| json!({"map": 10, "learn": learn, "unmap": 5});
-        let round = json!({"engine": turn(10), "kernel_by_page": turn(by_page), "kernel_by_run": turn(150)});
+        let round = json!({
+            "engine": turn(10), "kernel_by_page": turn(by_page), "kernel_by_run": turn(150), "bare": turn(0)
+        });
         json!({"pages": 100, "runs": runs, "rounds": [round, round, round]})
     }
 

@@ -1,0 +1,6 @@
+//! The driver against the simulated controller.
+
+mod common;
+mod hostile;
+mod transfers;
+mod trouble;

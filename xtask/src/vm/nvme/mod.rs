@@ -1,0 +1,301 @@
+//! `cargo xtask vm nvme`: the NVMe driver and the kernel's own, on one controller in one guest.
+//!
+//! What our driver writes to the whole namespace the kernel's reads back, every byte compared, and the other way round; through
+//! every provider that each kernel has. `--bench` measures both instead.
+
+mod bench;
+
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::guest::{self, Options, Scenario};
+use super::kernel::{self, Kernel};
+use super::pack::{self, Tree};
+use super::{Choice, HOST_PACKAGES, NVME, STOCK_PROGRAMS, UNSAFE_NOIOMMU, Variant, apt, modules, refkernel};
+use crate::project::Project;
+
+/// Options of the guests.
+#[derive(Args, Debug)]
+pub(crate) struct Nvme {
+    /// Run only these guests, separated by commas; measuring runs one
+    #[arg(long, value_name = "GUESTS", value_delimiter = ',', value_parser = names())]
+    kernel: Vec<String>,
+
+    /// The short form, as `cargo xtask test` runs it: ours writes, the kernel's reads
+    #[arg(long, conflicts_with = "bench")]
+    short: bool,
+
+    /// Measure random reads of 4 KiB by both drivers, in turns, at depths of 1 and 32
+    #[arg(long)]
+    bench: bool,
+
+    /// Rounds of measuring
+    #[arg(long, default_value_t = 9, requires = "bench", value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+
+    /// Milliseconds of each measurement
+    #[arg(long, value_name = "MS", default_value_t = 250, requires = "bench")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    milliseconds: u64,
+
+    /// Print JSON, a line for each provider or figure, and nothing else on stdout
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    run: Options,
+}
+
+/// The short form, of all guests.
+impl Default for Nvme {
+    fn default() -> Self {
+        let run = Options::default();
+        Self { kernel: Vec::new(), short: true, bench: false, rounds: 0, milliseconds: 0, json: false, run }
+    }
+}
+
+/// A guest: a kernel, and what is expected to provide the controller there.
+struct Guest {
+    name: &'static str,
+    kernel: Choice,
+    /// Whether it has an IOMMU.
+    confined: bool,
+    /// The providers that are asked for, those that are got, and how they interrupt.
+    rows: &'static [Row],
+}
+
+/// What is asked for, what provides the device then, and by what it interrupts.
+type Row = (&'static str, &'static str, Option<&'static str>);
+
+const GUESTS: [Guest; 6] = [
+    Guest {
+        name: "stock",
+        kernel: Choice::Stock,
+        confined: false,
+        rows: &[("auto", "uio", Some("INTx")), ("sysfs", "sysfs", None)],
+    },
+    Guest {
+        name: "legacy",
+        kernel: Choice::Built(Variant::Legacy),
+        confined: false,
+        rows: &[("auto", "group-noiommu", Some("MSI-X"))],
+    },
+    Guest {
+        name: "reference",
+        kernel: Choice::Built(Variant::Reference),
+        confined: false,
+        rows: &[("auto", "cdev-noiommu", Some("MSI-X")), ("group-noiommu", "group-noiommu", Some("MSI-X"))],
+    },
+    Guest {
+        name: "cdev-only",
+        kernel: Choice::Built(Variant::CdevOnly),
+        confined: false,
+        rows: &[("auto", "cdev-noiommu", Some("MSI-X"))],
+    },
+    Guest {
+        name: "reference-iommu",
+        kernel: Choice::Built(Variant::Reference),
+        confined: true,
+        rows: &[("auto", "cdev", Some("MSI-X"))],
+    },
+    Guest {
+        name: "legacy-iommu",
+        kernel: Choice::Built(Variant::Legacy),
+        confined: true,
+        rows: &[("auto", "group", Some("MSI-X"))],
+    },
+];
+
+/// The IOMMU has to come first.
+const CONFINED_DEVICES: [&str; 2] = ["intel-iommu", NVME];
+
+/// Words for kernels with an IOMMU. Interrupts are not remapped in these kernels.
+const CONFINED: [&str; 3] =
+    ["intel_iommu=on", "iommufd.allow_unsafe_interrupts=1", "vfio_iommu_type1.allow_unsafe_interrupts=1"];
+
+/// Gives the kernel's driver a queue that is polled.
+const POLLED: &str = "nvme.poll_queues=1";
+
+/// Bytes of the namespace.
+const BYTES: u64 = 16 << 20;
+
+fn names() -> Vec<&'static str> {
+    GUESTS.iter().map(|guest| guest.name).collect()
+}
+
+/// Runs the guests, and judges.
+pub(crate) fn nvme(project: &Project, options: &Nvme) -> Result<()> {
+    apt::install(&HOST_PACKAGES)?;
+    if options.bench {
+        return bench::run(project, options);
+    }
+    let form = if options.short { "short" } else { "long" };
+    let chosen: Vec<&Guest> = GUESTS
+        .iter()
+        .filter(|guest| options.kernel.is_empty() || options.kernel.iter().any(|name| name == guest.name))
+        .collect();
+    let (mut faults, mut bytes) = (Vec::new(), 0);
+    for guest in &chosen {
+        let words = ["verify", form].into_iter().chain(guest.rows.iter().map(|(asked, ..)| *asked));
+        match boot(project, options, guest, words.collect(), 0) {
+            Ok(accounts) => {
+                for account in &accounts {
+                    if options.json {
+                        println!("{}", json!({"guest": guest.name, "account": account}));
+                    }
+                }
+                faults.extend(judge(guest, &accounts, options.short));
+                bytes += accounts.iter().map(compared).sum::<u64>();
+            }
+            // The others tell something even so.
+            Err(error) => faults.push(format!("{}: {error:#}", guest.name)),
+        }
+    }
+    if !faults.is_empty() {
+        bail!("the two drivers do not agree:\n  - {}", faults.join("\n  - "));
+    }
+    if !options.json {
+        let rows: usize = chosen.iter().map(|guest| guest.rows.len()).sum();
+        println!(
+            "{} guests, {rows} providers: {bytes} bytes compared, written by one driver and read by the other",
+            chosen.len()
+        );
+    }
+    Ok(())
+}
+
+/// Runs a guest; answers what it leaves: lines of JSON. It is given so many seconds more than others.
+fn boot(
+    project: &Project,
+    options: &Nvme,
+    guest: &Guest,
+    arguments: Vec<&'static str>,
+    seconds: u64,
+) -> Result<Vec<Value>> {
+    let kernel = kernel(project, guest)?;
+    let mut files = Tree::default();
+    files.add_programs(&pack::build_static(project, &STOCK_PROGRAMS)?)?;
+    modules::add(&kernel, &["uio_pci_generic"], &mut files)?;
+    let scenario = Scenario {
+        name: "nvme",
+        arguments,
+        devices: if guest.confined { &CONFINED_DEVICES } else { &CONFINED_DEVICES[1..] },
+        drives: &["nvme"],
+        nets: &[],
+        append: match (guest.confined, options.bench) {
+            (true, _) => &CONFINED,
+            (false, true) => &[UNSAFE_NOIOMMU, POLLED],
+            (false, false) => &[UNSAFE_NOIOMMU],
+        },
+        witnessed: false,
+    };
+    let mut run = options.run.clone();
+    run.apart = options.json;
+    run.at_least(300 + seconds);
+    let output = guest::run(project, &scenario, &kernel, files, &run)?;
+    let text = fs::read_to_string(output.join("nvme")).context("the guest left no account")?;
+    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("no JSON: {line}"));
+    text.lines().map(line).collect()
+}
+
+fn kernel(project: &Project, guest: &Guest) -> Result<Kernel> {
+    match guest.kernel {
+        Choice::Stock => kernel::stock(project, None),
+        Choice::Built(variant) => refkernel::get(project, variant),
+    }
+}
+
+/// Bytes that were written by one driver and compared by the other.
+fn compared(account: &Value) -> u64 {
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    number(&account["kernel_verified"]) + number(&account["ours_verified"]["read"])
+}
+
+/// What is not as it has to be.
+fn judge(guest: &Guest, accounts: &[Value], short: bool) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut found = accounts.iter();
+    for row in guest.rows {
+        let judged = match found.next() {
+            Some(account) => judge_row(row, account, short),
+            None => Err(anyhow::anyhow!("there is no account of it")),
+        };
+        if let Err(error) = judged {
+            faults.push(format!("{} {}: {error:#}", guest.name, row.1));
+        }
+    }
+    faults.extend(found.map(|account| format!("{}: nobody expects {account}", guest.name)));
+    faults
+}
+
+fn judge_row((asked, provider, interrupts): &Row, account: &Value, short: bool) -> Result<()> {
+    let expect = |value: &Value, wanted: Value, what: &str| {
+        ensure!(*value == wanted, "{what} is {value}, not {wanted}");
+        Ok(())
+    };
+    expect(&account["asked"], json!(asked), "what was asked for")?;
+    expect(&account["size"], json!(BYTES), "the size of the namespace")?;
+    let ours = &account["ours_wrote"];
+    expect(&ours["provider"], json!(provider), "the provider")?;
+    expect(&ours["serial"], json!("noiommu-nvme"), "the serial number")?;
+    for what in ["written", "read"] {
+        expect(&ours[what], json!(BYTES), what)?;
+    }
+    let count = |what: &str| ours[what].as_u64().with_context(|| format!("{what} is missing"));
+    ensure!(
+        count("done_before_reset")? + count("lost_by_reset")? == 63,
+        "not all commands ended by the reset"
+    );
+    expect(&account["kernel_verified"], json!(BYTES), "what the kernel's driver compared")?;
+    if short {
+        return Ok(());
+    }
+    expect(&account["kernel_wrote"], json!(BYTES), "what the kernel's driver wrote")?;
+    let ours = &account["ours_verified"];
+    expect(&ours["provider"], json!(provider), "the provider of the second time")?;
+    expect(&ours["interrupts"], json!(interrupts), "the interrupt")?;
+    expect(&ours["read"], json!(BYTES), "what ours compared")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn right(row: &Row) -> Value {
+        json!({
+            "asked": row.0, "size": BYTES, "kernel_verified": BYTES, "kernel_wrote": BYTES,
+            "ours_wrote": {
+                "provider": row.1, "serial": "noiommu-nvme", "written": BYTES, "read": BYTES,
+                "done_before_reset": 60, "lost_by_reset": 3,
+            },
+            "ours_verified": {"provider": row.1, "interrupts": row.2, "read": BYTES},
+        })
+    }
+
+    #[test]
+    fn only_what_is_expected_passes() {
+        for guest in &GUESTS {
+            let accounts: Vec<Value> = guest.rows.iter().map(right).collect();
+            for short in [true, false] {
+                assert_eq!(judge(guest, &accounts, short), Vec::<String>::new());
+                assert_eq!(judge(guest, &accounts[1..], short).is_empty(), accounts.is_empty());
+            }
+            let members = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            for key in members(&accounts[0]) {
+                let mut wrong = accounts.clone();
+                wrong[0][&key] = json!("other");
+                assert_eq!(judge(guest, &wrong, false).len(), 1, "{key}");
+                for inner in
+                    accounts[0][&key].as_object().map(|_| members(&accounts[0][&key])).unwrap_or_default()
+                {
+                    let mut wrong = accounts.clone();
+                    wrong[0][&key][&inner] = json!("other");
+                    assert_eq!(judge(guest, &wrong, false).len(), 1, "{key} {inner}");
+                }
+            }
+        }
+    }
+}
