@@ -131,9 +131,12 @@ fn rows<B: Lookup>(
     ])
 }
 
+/// Lookups of all places, one after the other.
+type Search<L> = fn(&L, &[u64]) -> Option<u64>;
+
 /// A round of lookups: nanoseconds of each.
 pub(super) fn timed<'a, L>(
-    mut copies: super::layout::Copies<fn(&L, &[u64]) -> Option<u64>>,
+    mut copies: super::layout::Copies<Search<L>>,
     of: &'a L,
     places: &'a [u64],
 ) -> impl FnMut() -> f64 + 'a
