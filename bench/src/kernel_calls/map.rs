@@ -90,14 +90,13 @@ pub(super) fn run(settings: &Settings, sink: &mut dyn FnMut(Row)) {
 /// One kind; why not.
 fn measure(case: &Case, settings: &Settings) -> Result<[Row; 2], String> {
     let huge = matches!(case.kind, Kind::Transparent | Kind::Reserved);
-    // Of huge pages as much as one buffer of a ring holds: they are few, and what is done once for a mapping counts among them.
-    let length = if huge { 1 << 30 } else { settings.choose(64 << 20, 256 << 20) };
-    let memory = Memory::new(case.kind, length)
-        .map_err(|error| format!("{} MiB of such memory: {error}", length >> 20))?;
-    let context = Context::with_pins(PinChoice::IoUring).map_err(|error| error.to_string())?;
-    let ioas = context.ioas().map_err(|error| error.to_string())?;
+    let small = settings.choose(64 << 20, 256 << 20);
     let mut bare =
         Bare::new(if huge { 64 } else { 16384 }).map_err(|error| format!("the bare calls: {error}"))?;
+    let memory = if huge { huge_memory(case.kind, &mut bare)? } else { memory(case.kind, small)? };
+    let length = memory.len();
+    let context = Context::with_pins(PinChoice::IoUring).map_err(|error| error.to_string())?;
+    let ioas = context.ioas().map_err(|error| error.to_string())?;
     let mut engine = || engine(&ioas, &memory);
     let mut floor = || {
         let begin = Instant::now();
@@ -124,6 +123,27 @@ fn measure(case: &Case, settings: &Settings) -> Result<[Row; 2], String> {
             .note(format!("a page, of {} MiB", length >> 20))
     };
     Ok([row(&case.map, &map), row(&case.unmap, &unmap)])
+}
+
+fn memory(kind: Kind, length: usize) -> Result<Memory, String> {
+    Memory::new(kind, length).map_err(|error| format!("{} MiB of such memory: {error}", length >> 20))
+}
+
+/// As much as one buffer of a ring holds, or what there is of it: huge pages are few, and what is done once for a mapping counts
+/// among them.
+fn huge_memory(kind: Kind, bare: &mut Bare) -> Result<Memory, String> {
+    let mut why = String::new();
+    for length in [1 << 30, 512 << 20, 256 << 20, 128 << 20] {
+        let memory = memory(kind, length).and_then(|memory| match bare.read_huge_entries(&memory) {
+            Ok(()) => Ok(memory),
+            Err(error) => Err(format!("{} MiB of such memory: {error}", length >> 20)),
+        });
+        match memory {
+            Ok(memory) => return Ok(memory),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
 }
 
 fn engine(ioas: &Ioas, memory: &Memory) -> std::io::Result<[f64; 2]> {

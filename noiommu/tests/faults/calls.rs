@@ -33,7 +33,9 @@ pub(crate) fn failures(nr: c_long, of_device: bool) -> &'static [Fault] {
         libc::SYS_fcntl => &[Errno(libc::EINVAL), Errno(libc::EMFILE)],
         libc::SYS_lseek => &[Errno(libc::EINVAL)],
         libc::SYS_mmap => &[NO_MEMORY, Errno(libc::EAGAIN), Errno(libc::EPERM)],
-        libc::SYS_munmap | libc::SYS_mprotect | libc::SYS_brk | libc::SYS_mremap => &[NO_MEMORY],
+        libc::SYS_munmap | libc::SYS_mprotect | libc::SYS_munlock | libc::SYS_brk | libc::SYS_mremap => {
+            &[NO_MEMORY]
+        }
         libc::SYS_madvise => {
             &[NO_MEMORY, Errno(libc::EINVAL), Errno(libc::EAGAIN), Errno(libc::EFAULT), Errno(libc::EINTR)]
         }
