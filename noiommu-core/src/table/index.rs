@@ -93,9 +93,11 @@ pub(super) fn set_leaf(memory: &impl TableMemory, iova: u64, size: u32, base: u6
     each_slot(memory, iova, size, |offset| base.wrapping_add(offset));
 }
 
-/// Says nothing of a leaf's 2 MiB any more.
-pub(super) fn clear_leaf(memory: &impl TableMemory, iova: u64, size: u32) {
-    each_slot(memory, iova, size, |_| 0);
+/// Says nothing any more of the 2^`shift` bytes from `iova` on, of a leaf of 2^`size` bytes.
+pub(super) fn clear_slot(memory: &impl TableMemory, iova: u64, shift: u32, size: u32) {
+    if size < TOO_LARGE {
+        each_slot(memory, iova, shift, |_| 0);
+    }
 }
 
 fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64) -> u64) {

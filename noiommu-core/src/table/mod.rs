@@ -86,21 +86,32 @@ impl Cursor<'_> {
         }
         let wanted = usize::try_from(limit >> shift).unwrap_or(usize::MAX);
         let rest = rest.get(..wanted).unwrap_or(rest);
-        let mut count = 0u64;
+        let mut count = 0usize;
         for stride in rest.as_chunks::<STRIDE>().0 {
+            // Two halves, so that a sum need not wait for seven others.
+            let (low, high) = stride.split_at(STRIDE / 2);
+            let (mut first, mut second) = (entry, entry.wrapping_add(size.wrapping_mul(STRIDE as u64 / 2)));
             let mut differ = 0;
-            let mut expected = entry;
-            for slot in stride {
-                expected = expected.wrapping_add(size);
-                differ |= slot.load(Ordering::Acquire) ^ expected;
+            for (low, high) in low.iter().zip(high) {
+                first = first.wrapping_add(size);
+                second = second.wrapping_add(size);
+                differ |= (low.load(Ordering::Acquire) ^ first) | (high.load(Ordering::Acquire) ^ second);
             }
             if differ != 0 {
                 break;
             }
-            entry = expected;
-            count = count.wrapping_add(STRIDE as u64);
+            entry = second;
+            count = count.wrapping_add(STRIDE);
         }
-        count << shift
+        // Those of the stride that is not whole, or goes on elsewhere.
+        for slot in rest.get(count..).unwrap_or_default() {
+            entry = entry.wrapping_add(size);
+            if slot.load(Ordering::Acquire) != entry {
+                break;
+            }
+            count = count.wrapping_add(1);
+        }
+        (count as u64) << shift
     }
 }
 

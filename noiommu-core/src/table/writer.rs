@@ -311,45 +311,46 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
                 let Some(below) = step.level.checked_sub(1) else { break 'tables };
                 step = Step { frame, level: below };
             }
-            // Along that table, until it ends or a table turns up in it.
-            let begin = at;
-            let mut next = Some(at);
-            let mut cleared = 0u32;
-            let Some(slots) = self.table.frame(step.frame) else { break };
-            while let Some(here) = next {
-                at = here;
-                let slot = format::slot_of(here, step.level);
-                let slot_mask = (1u64 << (format::slot_shift(step.level) & 63)).wrapping_sub(1);
-                let entry = slots.get(slot).map_or(0, |slot| slot.load(Ordering::Relaxed));
-                let end = match format::decode(entry, step.level) {
-                    Entry::Table { .. } => break,
-                    Entry::Empty => here | slot_mask,
-                    Entry::Leaf(leaf) => {
-                        let count = format::leaf_slots(leaf.size);
-                        if step.level > 0 {
-                            index::clear_leaf(&self.table.memory, here, leaf.size);
-                        }
-                        for slot in slots.get(slot..slot.wrapping_add(count)).unwrap_or_default() {
-                            slot.store(0);
-                        }
-                        cleared = cleared.wrapping_add(count as u32);
-                        here | leaf.offset_mask()
-                    }
-                };
-                next = end.checked_add(1).filter(|&next| next <= last);
-                if next.is_some_and(|next| format::slot_of(next, step.level) == 0) {
-                    at = next.unwrap_or(last);
-                    break;
-                }
-            }
+            let Some((cleared, next)) = self.clear_in(step, at, last) else { break };
             let live = self.live(step.frame).saturating_sub(cleared);
             self.set_live(step.frame, live);
-            self.prune(begin);
-            if next.is_none() {
-                break;
+            self.prune(at);
+            match next {
+                Some(next) => at = next,
+                None => break,
             }
         }
         self.settle();
+    }
+
+    /// Clears the leaves of one table from `first` on, up to `last`, the end of the table, or a table in it. Answers how many slots that
+    /// were, and where to go on.
+    fn clear_in(&self, step: Step, first: u64, last: u64) -> Option<(u32, Option<u64>)> {
+        let memory = &self.table.memory;
+        // Whole leaves lie in the range, and one that fills several slots is the same in each: no entry need be decoded.
+        let shift = format::slot_shift(step.level) & 63;
+        let end = last.min(first | (1u64 << (shift.wrapping_add(format::INDEX_BITS) & 63)).wrapping_sub(1));
+        let end = if step.level >= format::TOP_LEVEL_MAX { last } else { end };
+        let slots = self.table.frame(step.frame)?;
+        let slots = slots.get(format::slot_of(first, step.level)..=format::slot_of(end, step.level))?;
+        let mut cleared = 0u32;
+        let mut here = first;
+        for slot in slots {
+            let entry = slot.load(Ordering::Relaxed);
+            if entry != 0 {
+                if step.level > 0 {
+                    match format::decode(entry, step.level) {
+                        Entry::Table { .. } => return Some((cleared, Some(here))),
+                        Entry::Leaf(leaf) => index::clear_slot(memory, here, shift, leaf.size),
+                        Entry::Empty => {}
+                    }
+                }
+                slot.store(0);
+                cleared = cleared.wrapping_add(1);
+            }
+            here = (here | (1u64 << shift).wrapping_sub(1)).wrapping_add(1);
+        }
+        Some((cleared, end.checked_add(1).filter(|&next| next <= last)))
     }
 
     /// Takes out the tables without entries that a failed map has left on the way to `iova`.
