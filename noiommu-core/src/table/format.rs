@@ -231,6 +231,14 @@ pub const fn fills_one_slot(entry: u64) -> bool {
     entry & (PRESENT | NEXT_LEVEL | AREA_END) == PRESENT
 }
 
+/// Whether an entry points to a table.
+#[must_use]
+#[inline]
+pub const fn is_table(entry: u64) -> bool {
+    let next = entry & NEXT_LEVEL;
+    entry & PRESENT != 0 && next != 0 && next != SIZE_IN_ADDRESS
+}
+
 /// Whether an entry of a table of level 0 is a leaf of one page.
 #[must_use]
 #[inline]

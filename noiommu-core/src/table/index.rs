@@ -100,6 +100,11 @@ pub(super) fn clear_slot(memory: &impl TableMemory, iova: u64, shift: u32, size:
     }
 }
 
+/// The words from that of `iova` on.
+pub(super) fn words_from(memory: &impl TableMemory, iova: u64) -> &[Slot] {
+    memory.words().get(place(iova)..).unwrap_or_default()
+}
+
 fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64) -> u64) {
     if !(SLOT_SHIFT..TOO_LARGE).contains(&size) {
         return;

@@ -67,7 +67,8 @@ struct Cursor<'a> {
 }
 
 /// Slots that are compared at a time.
-const STRIDE: usize = 8;
+const STRIDE: usize = 2 * HALF;
+const HALF: usize = 4;
 
 impl Cursor<'_> {
     /// Bytes behind the leaf that ends at `last` that the slots behind it continue, in this table and with leaves of the same
@@ -89,8 +90,8 @@ impl Cursor<'_> {
         let mut count = 0usize;
         for stride in rest.as_chunks::<STRIDE>().0 {
             // Two halves, so that a sum need not wait for seven others.
-            let (low, high) = stride.split_at(STRIDE / 2);
-            let (mut first, mut second) = (entry, entry.wrapping_add(size.wrapping_mul(STRIDE as u64 / 2)));
+            let (low, high) = stride.split_at(HALF);
+            let (mut first, mut second) = (entry, entry.wrapping_add(size.wrapping_mul(HALF as u64)));
             let mut differ = 0;
             for (low, high) in low.iter().zip(high) {
                 first = first.wrapping_add(size);

@@ -333,17 +333,24 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         let end = if step.level >= format::TOP_LEVEL_MAX { last } else { end };
         let slots = self.table.frame(step.frame)?;
         let slots = slots.get(format::slot_of(first, step.level)..=format::slot_of(end, step.level))?;
+        // Of level 1, a word of the index stands for each slot; where it does not reach, for none.
+        let words = if step.level == 1 { index::words_from(memory, first) } else { &[] };
+        let mut words = words.iter();
         let mut cleared = 0u32;
         let mut here = first;
         for slot in slots {
             let entry = slot.load(Ordering::Relaxed);
+            let word = words.next();
             if entry != 0 {
-                if step.level > 0 {
-                    match format::decode(entry, step.level) {
-                        Entry::Table { .. } => return Some((cleared, Some(here))),
-                        Entry::Leaf(leaf) => index::clear_slot(memory, here, shift, leaf.size),
-                        Entry::Empty => {}
-                    }
+                if step.level > 0 && format::is_table(entry) {
+                    return Some((cleared, Some(here)));
+                }
+                if let Some(word) = word {
+                    word.store(0);
+                } else if step.level > 1
+                    && let Entry::Leaf(leaf) = format::decode(entry, step.level)
+                {
+                    index::clear_slot(memory, here, shift, leaf.size);
                 }
                 slot.store(0);
                 cleared = cleared.wrapping_add(1);

@@ -53,6 +53,13 @@ pub(crate) struct Bench {
     run: Options,
 }
 
+impl Bench {
+    /// The short form of the rows whose names begin like this.
+    pub(crate) fn short_of(name: &str) -> Self {
+        Self { only: vec![name.to_owned()], ..Self::default() }
+    }
+}
+
 /// The short form.
 impl Default for Bench {
     fn default() -> Self {
@@ -101,7 +108,6 @@ pub(crate) fn bench(project: &Project, options: &Bench) -> ExitCode {
 ///
 /// # Errors
 /// A mark was missed, or a row could not be measured.
-#[expect(dead_code, reason = "for the step of `cargo xtask test`")]
 pub(crate) fn holds(project: &Project, options: &Bench) -> Result<()> {
     let groups = measure(project, options)?;
     tell(&groups, options.json);

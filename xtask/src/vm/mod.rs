@@ -28,7 +28,7 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-pub(crate) use self::bench::{Bench, bench};
+pub(crate) use self::bench::{Bench, bench, holds as bench_holds};
 pub(crate) use self::conformance::{conformance, golden};
 pub(crate) use self::doctor::doctor;
 pub(crate) use self::fuzz::{Fuzz, fuzz};
