@@ -6,8 +6,9 @@ use noiommu_core::Errno;
 use noiommu_core::table::{Frame, Slot};
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
-/// Places to reserve room for, of 2 MiB each: 16 TiB of IOVAs, for which 32 GiB of address space are taken, and no memory.
-const MOST: usize = 1 << 23;
+/// Places to reserve room for, of 2 MiB each: 256 GiB of IOVAs, which are given out from below, for which 513 MiB of address space are
+/// taken, and no memory. More would cost those who search all memory of the process, as simulated devices on real memory do.
+const MOST: usize = 1 << 17;
 /// With less than this, 8 GiB of IOVAs, there is no use in trying.
 const FEWEST: usize = 1 << 12;
 /// Words in a page, which stand for 1 GiB.
