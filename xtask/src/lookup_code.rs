@@ -22,10 +22,6 @@ const CONTROLS: &[(&str, Find)] = &[
     ("noiommu_bench::lookup::code::control_stores", Find::Store),
 ];
 
-/// Instructions that only read their last operand.
-const READ: &[&str] =
-    &["cmp", "test", "bt", "j", "nop", "prefetch", "ucomis", "comis", "data16", "cs", "push"];
-
 /// What can be found in an instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Find {
