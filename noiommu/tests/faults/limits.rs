@@ -177,3 +177,25 @@ fn live_within(room: u64) {
     assert_eq!((after.pinned, &after.descriptors), (before.pinned, &before.descriptors));
     live(PinChoice::Best).unwrap();
 }
+
+/// Programs with hard deadlines lock all their memory, that to come included. What the engine reserves for its tables is to be no memory
+/// then either: it would be all there at once.
+#[test]
+fn a_program_that_locks_all_its_memory() {
+    alone(concat!(module_path!(), "::a_program_that_locks_all_its_memory"), || {
+        use rustix::mm::{MlockAllFlags, mlockall, munlockall};
+
+        if !can_pin(PinChoice::Best) || mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).is_err() {
+            return;
+        }
+        let (before, locked) = (status("VmRSS:"), status("VmLck:"));
+        let ioas = Context::with_pins(PinChoice::Best).and_then(|context| context.ioas()).unwrap();
+        let mapping = map(&ioas, 3).unwrap();
+        let (resident, more) = (status("VmRSS:") - before, status("VmLck:") - locked);
+        assert!(resident < 16 << 10, "{resident} KiB of memory for three pages");
+        assert_eq!(ioas.address(mapping.iova()), ioas.lookup(mapping.iova(), 1).map(|found| found.address));
+        drop((mapping, ioas));
+        munlockall().unwrap();
+        println!("{resident} KiB of memory, {more} KiB of address space locked");
+    });
+}
