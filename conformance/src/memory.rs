@@ -154,10 +154,12 @@ impl Memory {
             lengths
         };
         // More pages than needed let runs be found, and gaps be left between them; ever more where memory is fragmented.
-        for pool_pages in [pages * 4 + 512, 8192, 65536] {
+        for pool_pages in [pages * 4 + 512, 8192, 65536, 65536] {
             if self.arrange_from(address, &lengths, pool_pages)? {
                 return Ok(());
             }
+            // What other programs have left scattered can be moved together, by those who may ask for it.
+            let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
         }
         Err(libc::ENOMEM)
     }
