@@ -11,21 +11,24 @@ use noiommu_core::table::format::Access;
 use noiommu_core::table::{Frame, Slot, Table, TableMemory};
 use noiommu_core::{Errno, PhysAddr};
 
+/// Places of the index. Miri takes long for each slot of the tables there.
+const PLACES: usize = if cfg!(miri) { 1 } else { 64 };
+
 /// Frames on the heap, in chunks that double, so that none ever moves.
 #[derive(Debug)]
 pub(crate) struct HeapFrames {
     chunks: [OnceLock<Box<[Frame]>>; 24],
     /// Frames that may still be handed out; counts down, then `grow` fails.
     budget: Option<AtomicU64>,
-    /// The index of the first 128 MiB: tests go beyond.
+    /// The index of the first [`PLACES`] of 2 MiB: tests go beyond.
     words: Box<[Slot]>,
     entries: Box<[Slot]>,
 }
 
 impl Default for HeapFrames {
     fn default() -> Self {
-        let words = (0..64).map(|_| Slot::new()).collect();
-        let entries = (0..64 * 512).map(|_| Slot::new()).collect();
+        let words = (0..PLACES).map(|_| Slot::new()).collect();
+        let entries = (0..PLACES * 512).map(|_| Slot::new()).collect();
         Self { chunks: Default::default(), budget: None, words, entries }
     }
 }
