@@ -20,7 +20,8 @@ pub use view::GROUP as VIEW;
 use noiommu::{DmaView, Ioas, Iova};
 
 use self::baseline::{ThreeLevels, TwoLevels};
-use self::space::{Chance, Space};
+use self::space::Space;
+use crate::random::Random;
 
 /// What knows addresses of IOVAs, or of offsets in a view.
 trait Lookup {
@@ -57,7 +58,7 @@ impl Lookup for ThreeLevels {
 
 /// Places to look up, by chance: `count` of them in `bytes` from `first` on.
 fn places(first: u64, bytes: u64, count: usize) -> Vec<u64> {
-    let mut chance = Chance(bytes);
+    let mut chance = Random::new(bytes);
     (0..count).map(|_| first + chance.below(bytes)).collect()
 }
 

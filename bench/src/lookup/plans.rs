@@ -1,6 +1,7 @@
 //! Where the memory of spaces lies.
 
-use super::space::{Chance, Plan};
+use super::space::Plan;
+use crate::random::Random;
 
 /// Beyond the memory of most machines, and aligned to every size that is used here.
 const HIGH: u64 = 1 << 40;
@@ -8,11 +9,7 @@ const HIGH: u64 = 1 << 40;
 /// So many pieces of a size, in no order.
 pub(super) fn scattered(count: u64, size: u64) -> Plan {
     let mut order: Vec<u64> = (0..count).collect();
-    let mut chance = Chance(count);
-    // Fisher's and Yates's shuffle.
-    for last in (1..order.len()).rev() {
-        order.swap(last, chance.below(last as u64 + 1) as usize);
-    }
+    Random::new(count).shuffle(&mut order);
     // Every second place stays free, so that no two pieces are adjacent.
     order.into_iter().map(|place| (HIGH + 2 * place * size, size)).collect()
 }
@@ -20,7 +17,7 @@ pub(super) fn scattered(count: u64, size: u64) -> Plan {
 /// Pieces from 4 KiB to 16 MiB, aligned to their sizes, in no order: half of the memory in pieces below 2 MiB.
 pub(super) fn mixed(bytes: u64) -> Plan {
     const LARGEST: u32 = 24;
-    let mut chance = Chance(bytes);
+    let mut chance = Random::new(bytes);
     let mut plan = Plan::new();
     for _ in 0..bytes >> LARGEST {
         // Halves that are still to be cut, the next one last.

@@ -102,28 +102,6 @@ fn part(plan: &Plan, offset: u64, length: u64) -> Vec<(PhysAddr, u64)> {
     pieces
 }
 
-/// Numbers by chance, the same in every run (Marsaglia's xorshift).
-pub(super) struct Chance(pub u64);
-
-impl Chance {
-    /// The next.
-    pub(super) fn next(&mut self) -> u64 {
-        if self.0 == 0 {
-            self.0 = 88_172_645_463_325_252;
-        }
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// One below `end`, which is not 0.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        // The upper half of a product: no division, and even enough.
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
