@@ -183,8 +183,10 @@ impl Pagemap {
     pub(crate) fn pieces(&self, address: usize, length: usize) -> Result<Pieces> {
         let whole = Piece { address, length, huge: false };
         Ok(match self.whole_huge_pages(whole) {
-            Some((first, last)) => split(whole, scan::find_huge(&*self.file()?, first, last)),
-            None => Pieces::One([whole]),
+            Some((first, last)) if scan::is_worth_it(first, last) => {
+                split(whole, scan::find_huge(&*self.file()?, first, last))
+            }
+            _ => Pieces::One([whole]),
         })
     }
 

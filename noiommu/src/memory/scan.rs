@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+use rustix::mm::{self, MsyncFlags};
+
 use super::pagemap::HUGE;
 
 /// PAGEMAP_SCAN's argument (struct pm_scan_arg, Linux 6.7).
@@ -40,6 +42,21 @@ const PAGE_IS_HUGE: u64 = 1 << 6;
 
 /// Regions told by a call.
 const REGIONS: usize = 64;
+
+/// How much is gone through without a look at whether it is mapped at all.
+const SHORT: usize = 32 * HUGE;
+
+/// Whether all of `first..last` is mapped, or it is short. The kernel's own pin ends at the first hole, however far the range goes on;
+/// nobody shall wait for a search through millions of millions of bytes that are nothing.
+pub(super) fn is_worth_it(first: usize, last: usize) -> bool {
+    let length = last.saturating_sub(first);
+    if length <= SHORT {
+        return true;
+    }
+    // Of all that asks the kernel about a range this has no effect (since Linux 2.6.19), and goes from mapping to mapping.
+    // SAFETY: nothing is read, written or changed.
+    unsafe { mm::msync(first as *mut _, length, MsyncFlags::ASYNC) }.is_ok()
+}
 
 /// The parts of `first..last`, multiples of [`HUGE`], that huge pages map, in order; `None` where the kernel cannot tell.
 ///
@@ -123,6 +140,16 @@ mod tests {
 
     fn pagemap() -> File {
         File::open("/proc/self/pagemap").unwrap()
+    }
+
+    #[test]
+    fn what_has_holes_is_not_gone_through() {
+        let buffer = DmaBuffer::new(4 * SHORT, Contiguity::Pages).unwrap();
+        let (first, last) = (buffer.address(), buffer.address() + 4 * SHORT);
+        assert!(is_worth_it(first, last) && is_worth_it(first, first));
+        // The first page of the address space is nobody's, nor is what lies above all.
+        assert!(!is_worth_it(first, 1 << 62) && !is_worth_it(0, 2 * SHORT));
+        assert!(is_worth_it(0, SHORT), "short enough to be gone through");
     }
 
     /// Memory in which huge pages and others take turns: both ways of looking see the same.

@@ -112,6 +112,11 @@ fn what_cannot_be_pinned_is_refused_and_leaves_nothing() {
             assert_eq!(error.kind(), kind, "{error}");
             assert_eq!((ioas.usage().areas, ioas.usage().table_frames), (0, 0));
         }
+        // Nearly all of the address space, nearly all of it holes: refused at the first, not looked through.
+        let most = 1 << 62;
+        // SAFETY: as above.
+        let error = unsafe { ioas.map_borrowed(holed, most) }.unwrap_err();
+        assert_eq!((error.kind(), error.errno()), (ErrorKind::BadMemory, Errno::EFAULT), "{error}");
         // SAFETY: refused before anything is looked at.
         let misaligned = unsafe { ioas.map_borrowed(memory(2).add(8), 4096) }.unwrap_err();
         assert_eq!((misaligned.kind(), misaligned.errno()), (ErrorKind::Rule, Errno::EINVAL));
