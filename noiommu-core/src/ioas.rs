@@ -353,12 +353,10 @@ impl<P: Platform> Ioas<P> {
             let mut at = offset;
             if !in_one_piece && !*small_pages {
                 // Scattered memory has as many runs as pages: no more than this for each.
-                for run in runs {
-                    let (iova, after) = (range.first().0.wrapping_add(at), at.wrapping_add(run.length));
-                    let ends = after == area.slice.length;
-                    writer.map(Iova(iova), run.address, run.length, area.access, ends)?;
-                    (at, done) = (after, after);
-                }
+                let after = runs.iter().fold(at, |sum, run| sum.wrapping_add(run.length));
+                let iova = Iova(range.first().0.wrapping_add(at));
+                writer.map_runs(iova, runs, area.access, after == area.slice.length)?;
+                done = after;
                 return Ok(());
             }
             for run in runs {
@@ -394,8 +392,7 @@ impl<P: Platform> Ioas<P> {
     /// Takes an area out of the table, then lets its pins go.
     fn empty(&mut self, store: &mut Store<P>, range: IovaRange, number: u32) {
         if store.area(number).is_some_and(|area| area.filled) {
-            // Areas consist of whole leaves, so no leaf lies across the ends and this cannot be refused.
-            let _ = self.writer.unmap(range);
+            self.writer.unmap_area(range);
             store.unfill(number);
         }
     }

@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use noiommu_core::platform::PhysRun;
 use noiommu_core::table::format::{self, Access};
 use noiommu_core::table::{Table, TableWriter, Translation};
 use noiommu_core::{Errno, Iova, IovaRange, PhysAddr};
@@ -113,6 +114,32 @@ fn bad_requests_change_nothing() {
     }
     assert_eq!(table.lookup(Iova(0x20_0000)).unwrap().length, 0x20_0000);
     assert_eq!(writer.frames_in_use(), frames);
+}
+
+#[test]
+fn one_bad_run_is_all_of_them() {
+    let (table, mut writer) = table();
+    let run = |address: u64, length: u64| PhysRun { address: PhysAddr(address), length };
+    let pages: Vec<_> = (0..700).map(|page| run(0x10_0000 + page * 0x2000, 0x1000)).collect();
+    let mut map = |at: u64, behind: PhysRun| {
+        let runs = [&pages[..], &[behind], &pages[..3]].concat();
+        let outcome = writer.map_runs(Iova(at), &runs, RW, true);
+        (outcome, writer.frames_in_use())
+    };
+    for bad in
+        [run(0x800, 0x1000), run(0, 0x1800), run(0, 0), run(1 << 52, 0x1000), run(u64::MAX - 0xfff, 0x1000)]
+    {
+        assert_eq!(map(0x1f_0000, bad), (Err(Errno::EINVAL), 0), "{bad:?}");
+    }
+    // It ends, or its last run does, where the IOVA space does.
+    let space = 0u64.wrapping_sub(703 << 12);
+    assert_eq!(map(space, run(0x5000, 0x1000)), (Err(Errno::EOVERFLOW), 0));
+    assert_eq!(map(space, run(0x5000, 0x4000)), (Err(Errno::EOVERFLOW), 0));
+    assert_eq!(table.address(Iova(0x1f_0000)), None);
+    assert_eq!(map(space - 0x1000, run(0x5000, 0x1000)).0, Ok(()));
+    assert_eq!(table.address(Iova(u64::MAX)), Some(PhysAddr(0x10_4fff)));
+    writer.unmap(IovaRange::ALL).unwrap();
+    assert_eq!((writer.map_runs(Iova(0x1234), &[], RW, true), writer.frames_in_use()), (Ok(()), 0));
 }
 
 #[test]
@@ -281,6 +308,8 @@ enum Step {
         at: u64,
         pieces: Vec<(u64, u64, bool)>,
         access: u8,
+        /// By one call.
+        together: bool,
     },
     Unmap {
         pick: usize,
@@ -297,8 +326,16 @@ fn steps(pages: u64) -> impl Strategy<Value = Vec<Step>> {
         prop_oneof![0..64u64, (0..64u64).prop_map(|n| n * 512), (0..1u64 << 39)],
         any::<bool>(),
     );
-    let map = (0..pages, prop::collection::vec(piece, 1..5), 1..4u8)
-        .prop_map(|(at, pieces, access)| Step::Map { at, pieces, access });
+    // Scattered memory: page by page through several tables, and a longer piece now and then.
+    let page = (
+        prop_oneof![60 => Just(1u64), 1 => 1..600u64],
+        (0..1u64 << 39),
+        prop_oneof![7 => Just(false), 1 => Just(true)],
+    );
+    let pieces =
+        prop_oneof![3 => prop::collection::vec(piece, 1..5), 1 => prop::collection::vec(page, 1..1300)];
+    let map = (0..pages, pieces, 1..4u8, any::<bool>())
+        .prop_map(|(at, pieces, access, together)| Step::Map { at, pieces, access, together });
     let look = (0..pages << 12, prop_oneof![1..5000u64, Just(u64::MAX), Just(0)])
         .prop_map(|(at, limit)| Step::Look { at, limit });
     let unmap = any::<usize>().prop_map(|pick| Step::Unmap { pick });
@@ -315,7 +352,7 @@ proptest! {
         let mut areas: Vec<(u64, u64)> = Vec::new();
         for step in steps {
             match step {
-                Step::Map { at, pieces, access } => {
+                Step::Map { at, pieces, access, together } => {
                     let access = Access { read: access & 1 != 0, write: access & 2 != 0 };
                     let first = base + (at << 12);
                     let pages: u64 = pieces.iter().map(|piece| piece.0).sum();
@@ -323,6 +360,26 @@ proptest! {
                     let free = (first >> 12..=last >> 12).all(|page| !model.map.contains_key(&page));
                     let mut iova = first;
                     let mut before = 0;
+                    if together {
+                        let mut runs = Vec::new();
+                        let mut mapped = Vec::new();
+                        for (index, &(count, pa, follow)) in pieces.iter().enumerate() {
+                            let (pa, end) = (if follow { before } else { pa << 12 }, index + 1 == pieces.len());
+                            runs.push(PhysRun { address: PhysAddr(pa), length: count << 12 });
+                            mapped.extend((0..count).map(|page| (
+                                (iova >> 12) + page, (pa + (page << 12), access, end && page + 1 == count)
+                            )));
+                            before = pa + (count << 12);
+                            iova = iova.wrapping_add(count << 12);
+                        }
+                        prop_assert_eq!(
+                            writer.map_runs(Iova(first), &runs, access, true),
+                            if free { Ok(()) } else { Err(Errno::EEXIST) }
+                        );
+                        // Or all is as before, which the looks at it tell.
+                        if free { areas.push((first, last)); model.map.extend(mapped); }
+                        continue;
+                    }
                     let mut outcome = Ok(());
                     for (index, &(count, pa, follow)) in pieces.iter().enumerate() {
                         let pa = if follow { before } else { pa << 12 };

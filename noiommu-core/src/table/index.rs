@@ -105,6 +105,21 @@ pub(super) fn words_from(memory: &impl TableMemory, iova: u64) -> &[Slot] {
     memory.words().get(place(iova)..).unwrap_or_default()
 }
 
+/// Takes the leaves out at the beginning of some slots of level 1, whose words these are: as far as the words say that there are
+/// leaves. Answers how many these were.
+pub(super) fn clear_leaves(words: &[Slot], slots: &[Slot]) -> usize {
+    let mut cleared = 0usize;
+    for (word, slot) in words.iter().zip(slots) {
+        if word.load(Ordering::Relaxed).cast_signed() <= 0 {
+            break;
+        }
+        word.store(0);
+        slot.store(0);
+        cleared = cleared.wrapping_add(1);
+    }
+    cleared
+}
+
 fn each_slot(memory: &impl TableMemory, iova: u64, size: u32, word: impl Fn(u64) -> u64) {
     if !(SLOT_SHIFT..TOO_LARGE).contains(&size) {
         return;

@@ -5,6 +5,7 @@ use core::ops::Deref;
 
 use super::format::{self, Access, Entry};
 use super::{Slot, Table, TableMemory, index, pack_root, unpack_root};
+use crate::platform::PhysRun;
 use crate::sync::Ordering;
 use crate::{Errno, Iova, IovaRange, PhysAddr, TryVec};
 
@@ -106,7 +107,8 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         access: Access,
         area_end: bool,
     ) -> Result<(), Errno> {
-        if length == 1 << format::PAGE_SHIFT && self.map_page(iova.0, address.0, access, area_end).is_some() {
+        let run = [PhysRun { address, length }];
+        if self.map_pages(iova.0, &run, access, area_end) > 0 {
             return Ok(());
         }
         self.map_run(iova, address, length, access, area_end)
@@ -147,24 +149,71 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         Ok(())
     }
 
-    /// The same for a page in the table where the page before it was put: of scattered memory all but one in 512 are such. `None`: it
-    /// is another one, or something is wrong with it, and nothing has been done.
+    /// Maps runs of contiguous memory, one behind the other from `iova` on, each as [`TableWriter::map`] does. `area_end` marks the last
+    /// leaf of all as the end of its area. Of no runs, nothing is mapped.
+    ///
+    /// # Errors
+    /// Those of [`TableWriter::map`] for any of the runs. The table is as before then.
+    pub fn map_runs(
+        &mut self,
+        iova: Iova,
+        runs: &[PhysRun],
+        access: Access,
+        area_end: bool,
+    ) -> Result<(), Errno> {
+        let length = runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.length));
+        if !runs.is_empty() {
+            IovaRange::with_length(iova, length.ok_or(Errno::EOVERFLOW)?)?;
+        }
+        let mut at = iova.0;
+        let mut rest = runs;
+        while let [run, behind @ ..] = rest {
+            let pages = self.map_pages(at, rest, access, area_end);
+            let bytes = if pages > 0 {
+                rest = rest.get(pages..).unwrap_or_default();
+                (pages as u64) << format::PAGE_SHIFT
+            } else {
+                let ends = area_end && behind.is_empty();
+                if let Err(error) = self.map_run(Iova(at), run.address, run.length, access, ends) {
+                    if at != iova.0 {
+                        self.clear(iova.0, at.wrapping_sub(1));
+                    }
+                    return Err(error);
+                }
+                rest = behind;
+                run.length
+            };
+            // The IOVA space may end behind the last one.
+            at = at.wrapping_add(bytes);
+        }
+        Ok(())
+    }
+
+    /// Maps pages, as many as go into the table where the page before them was put: of scattered memory all but one in 512 are such.
+    /// Answers how many of the runs these were: up to one that is no page, or has something wrong with it.
     #[inline]
-    fn map_page(&mut self, iova: u64, address: u64, access: Access, area_end: bool) -> Option<()> {
-        let (step, prefix) = self.last?;
-        if step.level != 0 || prefix != iova >> (format::slot_shift(1) & 63) {
-            return None;
+    fn map_pages(&mut self, iova: u64, runs: &[PhysRun], access: Access, area_end: bool) -> usize {
+        let Some((step, prefix)) = self.last else { return 0 };
+        if step.level != 0 || prefix != iova >> (format::slot_shift(1) & 63) || iova & format::PAGE_MASK != 0
+        {
+            return 0;
         }
-        if (iova | address) & format::PAGE_MASK != 0 || address > PhysAddr::MAX.0 {
-            return None;
+        let slots = self.table.frame(step.frame).and_then(|slots| slots.get(format::slot_of(iova, 0)..));
+        let page = format::leaf_entry(0, format::PAGE_SHIFT, access, false);
+        let mut entered = 0usize;
+        for (slot, run) in slots.unwrap_or_default().iter().zip(runs) {
+            let good = run.length == 1 << format::PAGE_SHIFT
+                && run.address.0 & format::PAGE_MASK == 0
+                && run.address <= PhysAddr::MAX;
+            if !good || slot.load(Ordering::Relaxed) != 0 {
+                break;
+            }
+            entered = entered.wrapping_add(1);
+            let ends = if area_end && entered == runs.len() { format::AREA_END } else { 0 };
+            slot.store(page | run.address.0 | ends);
         }
-        let slot = self.table.frame(step.frame)?.get(format::slot_of(iova, 0))?;
-        if slot.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        slot.store(format::leaf_entry(address, format::PAGE_SHIFT, access, area_end));
-        self.add_live(step.frame, 1);
-        Some(())
+        self.add_live(step.frame, entered as u32);
+        entered
     }
 
     /// Unmaps `range`, which begins and ends at leaf borders or in holes, and gives back the tables it empties. Holes
@@ -181,6 +230,11 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         }
         self.clear(first, last);
         Ok(())
+    }
+
+    /// The same for an area, which consists of whole leaves.
+    pub(crate) fn unmap_area(&mut self, area: IovaRange) {
+        self.clear(area.first().0, area.last().0);
     }
 
     /// Makes the leaf that ends at `last` the end of an area: an area has been cut there. Allocates nothing.
@@ -314,7 +368,9 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
             let Some((cleared, next)) = self.clear_in(step, at, last) else { break };
             let live = self.live(step.frame).saturating_sub(cleared);
             self.set_live(step.frame, live);
-            self.prune(at);
+            if live == 0 {
+                self.prune(at);
+            }
             match next {
                 Some(next) => at = next,
                 None => break,
@@ -333,31 +389,46 @@ impl<M: TableMemory, T: Deref<Target = Table<M>>> TableWriter<M, T> {
         let end = if step.level >= format::TOP_LEVEL_MAX { last } else { end };
         let slots = self.table.frame(step.frame)?;
         let slots = slots.get(format::slot_of(first, step.level)..=format::slot_of(end, step.level))?;
+        let next = end.checked_add(1).filter(|&next| next <= last);
+        if step.level == 0 {
+            // Nothing but pages, and nothing that stands for them elsewhere.
+            let mut cleared = 0u32;
+            for slot in slots {
+                cleared = cleared.wrapping_add(u32::from(slot.load(Ordering::Relaxed) != 0));
+                slot.store(0);
+            }
+            return Some((cleared, next));
+        }
         // Of level 1, a word of the index stands for each slot; where it does not reach, for none.
         let words = if step.level == 1 { index::words_from(memory, first) } else { &[] };
-        let mut words = words.iter();
         let mut cleared = 0u32;
-        let mut here = first;
-        for slot in slots {
+        let mut done = 0usize;
+        while let Some(slots) = slots.get(done..).filter(|slots| !slots.is_empty()) {
+            let words = words.get(done..).unwrap_or_default();
+            let leaves = index::clear_leaves(words, slots);
+            cleared = cleared.wrapping_add(leaves as u32);
+            done = done.wrapping_add(leaves);
+            // And one that the words do not tell of, if there is any.
+            let (word, Some(slot)) = (words.get(leaves), slots.get(leaves)) else { break };
             let entry = slot.load(Ordering::Relaxed);
-            let word = words.next();
             if entry != 0 {
-                if step.level > 0 && format::is_table(entry) {
-                    return Some((cleared, Some(here)));
+                let begin = (first >> shift).wrapping_add(done as u64) << shift;
+                if format::is_table(entry) {
+                    return Some((cleared, Some(begin.max(first))));
                 }
                 if let Some(word) = word {
                     word.store(0);
                 } else if step.level > 1
                     && let Entry::Leaf(leaf) = format::decode(entry, step.level)
                 {
-                    index::clear_slot(memory, here, shift, leaf.size);
+                    index::clear_slot(memory, begin, shift, leaf.size);
                 }
                 slot.store(0);
                 cleared = cleared.wrapping_add(1);
             }
-            here = (here | (1u64 << shift).wrapping_sub(1)).wrapping_add(1);
+            done = done.wrapping_add(1);
         }
-        Some((cleared, end.checked_add(1).filter(|&next| next <= last)))
+        Some((cleared, next))
     }
 
     /// Takes out the tables without entries that a failed map has left on the way to `iova`.
