@@ -5,6 +5,7 @@
 
 mod get_pa;
 mod map;
+mod nvme;
 
 use std::env;
 use std::fs;
@@ -17,6 +18,7 @@ use noiommu_bench::{Group, Row};
 use serde_json::Value;
 
 use super::guest::{self, Options};
+use super::kernel::Kernel;
 use super::pack::Tree;
 use super::{Choice, EDU, OnKernel, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
@@ -67,24 +69,28 @@ impl Default for Bench {
     }
 }
 
-/// Rows that one guest measures, on the reference kernel.
+/// Rows that one guest measures.
 struct Scenario {
     /// The rows, known before. (Its `run` is that of the guest.)
     group: Group,
     /// The scenario's script in `xtask/guest/scenarios`, which is given the word `short` or `long`, and leaves `/output/lines`.
     script: &'static str,
+    /// What it boots.
+    kernel: Choice,
     /// Values of QEMU's `-device`.
     devices: &'static [&'static str],
     /// Drives, for devices to have.
     drives: &'static [&'static str],
+    /// Words for the kernel.
+    append: &'static [&'static str],
     /// What the guest has on board.
-    pack: fn(&Project, &mut Tree) -> Result<()>,
+    pack: fn(&Project, &Kernel, &mut Tree) -> Result<()>,
     /// What the lines say.
     rows: fn(&[Value]) -> Result<Vec<Row>>,
 }
 
 /// The guests, in the order in which they run.
-const SCENARIOS: &[Scenario] = &[map::SCENARIO, get_pa::SCENARIO];
+const SCENARIOS: &[Scenario] = &[map::SCENARIO, get_pa::SCENARIO, nvme::SCENARIO];
 
 /// The bit of a [`Group`] that guests have no use for.
 const IN_A_GUEST: fn(&noiommu_bench::Settings, &mut dyn FnMut(Row)) = |_, _| {};
@@ -127,7 +133,6 @@ type Groups = Vec<(&'static Group, Vec<Row>)>;
 fn measure(project: &Project, options: &Bench) -> Result<Groups> {
     let settings =
         noiommu_bench::Settings { short: options.short, only: options.only.clone(), program: None };
-    let kernel = OnKernel::new(Choice::Built(Variant::Reference), false).kernel(project)?;
     let mut groups = Vec::new();
     for scenario in SCENARIOS {
         let mut wanted = (scenario.group.subjects)();
@@ -135,15 +140,16 @@ fn measure(project: &Project, options: &Bench) -> Result<Groups> {
         if wanted.is_empty() {
             continue;
         }
+        let kernel = OnKernel::new(scenario.kernel, false).kernel(project)?;
         let mut files = Tree::default();
-        (scenario.pack)(project, &mut files)?;
+        (scenario.pack)(project, &kernel, &mut files)?;
         let guest = guest::Scenario {
             name: scenario.script,
             arguments: vec![settings.choose("short", "long")],
             devices: scenario.devices,
             drives: scenario.drives,
             nets: &[],
-            append: &[UNSAFE_NOIOMMU],
+            append: scenario.append,
             witnessed: false,
         };
         let mut run = options.run.clone();

@@ -4,9 +4,10 @@ use anyhow::{Context, Result};
 use noiommu_bench::{Group, Mark, Ratio, Row, Subject, Unit};
 use serde_json::Value;
 
-use super::{EDU, IN_A_GUEST, Scenario, numbers};
+use super::{Choice, EDU, IN_A_GUEST, Scenario, UNSAFE_NOIOMMU, Variant, numbers};
 use crate::project::Project;
 use crate::vm::PRELOAD;
+use crate::vm::kernel::Kernel;
 use crate::vm::pack::{self, Tree};
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -17,8 +18,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
         run: IN_A_GUEST,
     },
     script: "bench-get-pa",
+    kernel: Choice::Built(Variant::Reference),
     devices: &[EDU],
     drives: &[],
+    append: &[UNSAFE_NOIOMMU],
     pack,
     rows,
 };
@@ -30,7 +33,7 @@ const ONE_PAGE: Subject = Subject::marked(
     Mark::AtMost(0.25),
 );
 
-fn pack(project: &Project, files: &mut Tree) -> Result<()> {
+fn pack(project: &Project, _: &Kernel, files: &mut Tree) -> Result<()> {
     let [library, program] = PRELOAD;
     files.add_libraries(&pack::build(project, &[library])?)?;
     files.add_programs(&pack::build(project, &[program])?)?;

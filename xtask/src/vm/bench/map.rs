@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use noiommu_bench::{Group, Mark, Ratio, Row, Subject, Unit};
 use serde_json::Value;
 
-use super::{EDU, IN_A_GUEST, Scenario};
+use super::{Choice, EDU, IN_A_GUEST, Scenario, UNSAFE_NOIOMMU, Variant};
 use crate::project::Project;
 use crate::vm::STOCK_PROGRAMS;
+use crate::vm::kernel::Kernel;
 use crate::vm::pack::{self, Tree};
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -17,8 +18,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
         run: IN_A_GUEST,
     },
     script: "bench-map",
+    kernel: Choice::Built(Variant::Reference),
     devices: &[EDU],
     drives: &[],
+    append: &[UNSAFE_NOIOMMU],
     pack,
     rows,
 };
@@ -44,7 +47,7 @@ const FLOOR: Subject = Subject::told(
 /// The parts of a turn, as the guest tells them.
 const PARTS: [&str; 3] = ["map", "learn", "unmap"];
 
-fn pack(project: &Project, files: &mut Tree) -> Result<()> {
+fn pack(project: &Project, _: &Kernel, files: &mut Tree) -> Result<()> {
     let [guest, _] = STOCK_PROGRAMS;
     files.add_programs(&pack::build_static(project, &[guest])?)
 }

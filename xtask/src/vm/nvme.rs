@@ -1,9 +1,7 @@
 //! `cargo xtask vm nvme`: the NVMe driver and the kernel's own, on one controller in one guest.
 //!
 //! What our driver writes to the whole namespace the kernel's reads back, every byte compared, and the other way round; through
-//! every provider that each kernel has. `--bench` measures both instead.
-
-mod bench;
+//! every provider that each kernel has. `cargo xtask vm bench` measures both.
 
 use std::fs;
 
@@ -20,28 +18,15 @@ use crate::project::Project;
 /// Options of the guests.
 #[derive(Args, Debug)]
 pub(crate) struct Nvme {
-    /// Run only these guests, separated by commas; measuring runs one
+    /// Run only these guests, separated by commas
     #[arg(long, value_name = "GUESTS", value_delimiter = ',', value_parser = names())]
     kernel: Vec<String>,
 
     /// The short form, as `cargo xtask test` runs it: ours writes, the kernel's reads
-    #[arg(long, conflicts_with = "bench")]
+    #[arg(long)]
     short: bool,
 
-    /// Measure random reads of 4 KiB by both drivers, in turns, at depths of 1 and 32
-    #[arg(long)]
-    bench: bool,
-
-    /// Rounds of measuring
-    #[arg(long, default_value_t = 9, requires = "bench", value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
-
-    /// Milliseconds of each measurement
-    #[arg(long, value_name = "MS", default_value_t = 250, requires = "bench")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-    milliseconds: u64,
-
-    /// Print JSON, a line for each provider or figure, and nothing else on stdout
+    /// Print JSON, a line for each provider, and nothing else on stdout
     #[arg(long)]
     json: bool,
 
@@ -53,7 +38,7 @@ pub(crate) struct Nvme {
 impl Default for Nvme {
     fn default() -> Self {
         let run = Options::default();
-        Self { kernel: Vec::new(), short: true, bench: false, rounds: 0, milliseconds: 0, json: false, run }
+        Self { kernel: Vec::new(), short: true, json: false, run }
     }
 }
 
@@ -116,9 +101,6 @@ const CONFINED_DEVICES: [&str; 2] = ["intel-iommu", NVME];
 const CONFINED: [&str; 3] =
     ["intel_iommu=on", "iommufd.allow_unsafe_interrupts=1", "vfio_iommu_type1.allow_unsafe_interrupts=1"];
 
-/// Gives the kernel's driver a queue that is polled.
-const POLLED: &str = "nvme.poll_queues=1";
-
 /// Bytes of the namespace.
 const BYTES: u64 = 16 << 20;
 
@@ -129,9 +111,6 @@ fn names() -> Vec<&'static str> {
 /// Runs the guests, and judges.
 pub(crate) fn nvme(project: &Project, options: &Nvme) -> Result<()> {
     apt::install(&HOST_PACKAGES)?;
-    if options.bench {
-        return bench::run(project, options);
-    }
     let form = if options.short { "short" } else { "long" };
     let chosen: Vec<&Guest> = GUESTS
         .iter()
@@ -140,7 +119,7 @@ pub(crate) fn nvme(project: &Project, options: &Nvme) -> Result<()> {
     let (mut faults, mut bytes) = (Vec::new(), 0);
     for guest in &chosen {
         let words = ["verify", form].into_iter().chain(guest.rows.iter().map(|(asked, ..)| *asked));
-        match boot(project, options, guest, words.collect(), 0) {
+        match boot(project, options, guest, words.collect()) {
             Ok(accounts) => {
                 for account in &accounts {
                     if options.json {
@@ -167,13 +146,12 @@ pub(crate) fn nvme(project: &Project, options: &Nvme) -> Result<()> {
     Ok(())
 }
 
-/// Runs a guest; answers what it leaves: lines of JSON. It is given so many seconds more than others.
+/// Runs a guest; answers what it leaves: lines of JSON.
 fn boot(
     project: &Project,
     options: &Nvme,
     guest: &Guest,
     arguments: Vec<&'static str>,
-    seconds: u64,
 ) -> Result<Vec<Value>> {
     let kernel = kernel(project, guest)?;
     let mut files = Tree::default();
@@ -185,16 +163,12 @@ fn boot(
         devices: if guest.confined { &CONFINED_DEVICES } else { &CONFINED_DEVICES[1..] },
         drives: &["nvme"],
         nets: &[],
-        append: match (guest.confined, options.bench) {
-            (true, _) => &CONFINED,
-            (false, true) => &[UNSAFE_NOIOMMU, POLLED],
-            (false, false) => &[UNSAFE_NOIOMMU],
-        },
+        append: if guest.confined { &CONFINED } else { &[UNSAFE_NOIOMMU] },
         witnessed: false,
     };
     let mut run = options.run.clone();
     run.apart = options.json;
-    run.at_least(300 + seconds);
+    run.at_least(300);
     let output = guest::run(project, &scenario, &kernel, files, &run)?;
     let text = fs::read_to_string(output.join("nvme")).context("the guest left no account")?;
     let line = |line: &str| serde_json::from_str(line).with_context(|| format!("no JSON: {line}"));
