@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use noiommu::{Context, Contiguity, DmaBuffer, Error, Ioas, PageKind, PinChoice};
+use noiommu::{Context, Contiguity, DmaBuffer, Error, Ioas, Iova, PageKind, PinChoice};
 use serde_json::{Value, json};
 
 use super::bare::Bare;
@@ -55,18 +55,23 @@ pub(super) fn run(address: &str, rounds: usize) -> Result<()> {
         }
         ensure!(found == truth, "the kernel has told two things about the same pages");
 
-        found.clear();
-        let engine = engine_turn(&ioas, &mut buffer, &mut found)?;
-        if let Some(at) = (0..truth.len().max(found.len())).find(|&at| found.get(at) != truth.get(at)) {
-            bail!("run {at}: the engine tells {:x?}, the kernel {:x?}", found.get(at), truth.get(at));
-        }
+        let mut turn = |way| {
+            found.clear();
+            let turn = engine_turn(&ioas, &mut buffer, way, &mut found)?;
+            if let Some(at) = (0..truth.len().max(found.len())).find(|&at| found.get(at) != truth.get(at)) {
+                bail!("run {at}: the engine tells {:x?}, the kernel {:x?}", found.get(at), truth.get(at));
+            }
+            Ok(turn)
+        };
+        let (engine_by_page, engine_by_run) = (turn(Way::ByPage)?, turn(Way::ByRun)?);
         let bare = bare_turn(&mut bare, memory)?;
         // The first one warms.
         if round > 0 {
             told.push(json!({
                 "kernel_by_page": by_page.json(),
                 "kernel_by_run": by_run.json(),
-                "engine": engine.json(),
+                "engine_by_page": engine_by_page.json(),
+                "engine_by_run": engine_by_run.json(),
                 "bare": bare.json(),
             }));
         }
@@ -89,19 +94,38 @@ fn kernel_turn(kernel: &KernelIoas, memory: usize, most: u64, found: &mut Vec<Ru
     Ok(Turn { map, learn, unmap: lap(began) })
 }
 
+/// How the engine is asked.
+#[derive(Clone, Copy)]
+enum Way {
+    /// For the address of each page.
+    ByPage,
+    /// For all pieces at once.
+    ByRun,
+}
+
 /// The same by the kit.
-fn engine_turn(ioas: &Ioas, buffer: &mut Option<DmaBuffer>, found: &mut Vec<Run>) -> Result<Turn> {
+fn engine_turn(ioas: &Ioas, buffer: &mut Option<DmaBuffer>, way: Way, found: &mut Vec<Run>) -> Result<Turn> {
     let given = buffer.take().context("the buffer is away")?;
     let began = Instant::now();
     let mapping = ioas.map(given).map_err(Error::from)?;
     let map = lap(began);
     let began = Instant::now();
-    let segments = mapping.segments()?;
+    match way {
+        Way::ByPage => {
+            for at in (0..mapping.len()).step_by(PAGE) {
+                let address = ioas.address(Iova(mapping.iova().0 + at)).context("a hole in the mapping")?;
+                found.push(Run { address: address.0, length: PAGE as u64 });
+            }
+        }
+        Way::ByRun => {
+            let pieces = mapping.segments()?;
+            found.extend(pieces.iter().map(|piece| Run { address: piece.address.0, length: piece.length }));
+        }
+    }
     let learn = lap(began);
     let began = Instant::now();
     *buffer = mapping.reclaim().ok().context("somebody uses the mapping")?;
     let unmap = lap(began);
-    found.extend(segments.iter().map(|piece| Run { address: piece.address.0, length: piece.length }));
     Ok(Turn { map, learn, unmap })
 }
 
