@@ -6,6 +6,7 @@ mod address;
 mod baseline;
 mod code;
 mod layout;
+mod micro;
 mod plans;
 mod run;
 mod space;
@@ -13,6 +14,7 @@ mod threads;
 mod view;
 
 pub use address::GROUP as ADDRESS;
+pub use micro::{Micro, Way};
 pub use run::GROUP as RUN;
 pub use threads::GROUP as THREADS;
 pub use view::GROUP as VIEW;
