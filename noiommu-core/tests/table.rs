@@ -142,6 +142,48 @@ fn one_bad_run_is_all_of_them() {
     assert_eq!((writer.map_runs(Iova(0x1234), &[], RW, true), writer.frames_in_use()), (Ok(()), 0));
 }
 
+/// A table that was full of leaves of 2 MiB and went as a whole is used anew for something else, and says nothing of what was in it.
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of thousands of slots")]
+fn a_full_table_comes_back_empty() {
+    for first in [0, 1 << 30, 1 << 39] {
+        // It is known by its words, of which there are to be some beyond the first.
+        let table = Arc::new(Table::new(HeapFrames::reaching(3 * 512)));
+        let mut writer = TableWriter::new(table.clone()).unwrap();
+        let scattered: Vec<_> =
+            (0..512).map(|n| PhysRun { address: PhysAddr((600 - n) << 22), length: 2 << 20 }).collect();
+        for turn in 0..3u64 {
+            writer.map_runs(Iova(first), &scattered, RW, true).unwrap();
+            for n in [0, 1, 255, 511] {
+                let at = first + (n << 21) + 5;
+                assert_eq!(table.address(Iova(at)), Some(PhysAddr(((600 - n) << 22) + 5)));
+                assert_eq!(table.lookup(Iova(at)).unwrap().address, PhysAddr(((600 - n) << 22) + 5));
+            }
+            // In the middle of more, or alone.
+            let beside = (turn == 1).then_some(first + (1 << 30));
+            if let Some(beside) = beside {
+                writer.map(Iova(beside), PhysAddr(0x7000), 0x1000, RW, true).unwrap();
+            }
+            writer.unmap(range(first, first + (1 << 30) - 1)).unwrap();
+            assert_eq!(beside.and_then(|at| table.address(Iova(at))), beside.map(|_| PhysAddr(0x7000)));
+            writer.unmap(IovaRange::ALL).unwrap();
+            assert_eq!((table.top_level(), writer.frames_in_use()), (None, 0));
+            // As a top, as a table of 2 MiB leaves elsewhere, and of pages beyond the index.
+            for other in [first, 5 << 30, 7 << 39] {
+                writer.map(Iova(other + (9 << 21)), PhysAddr(2 << 20), 2 << 20, RW, true).unwrap();
+                writer.map(Iova(other), PhysAddr(0x5000), 0x1000, RW, true).unwrap();
+                for n in (1..512).filter(|n| *n != 9) {
+                    let at = Iova(other + (n << 21));
+                    assert_eq!((table.lookup(at), table.address(at)), (None, None));
+                }
+                assert_eq!(table.segments(range(other, other + 0x1fff)).count(), 2, "a page and a hole");
+                writer.unmap(range(other, other + (1 << 30) - 1)).unwrap();
+            }
+            assert_eq!((table.top_level(), writer.frames_in_use()), (None, 0));
+        }
+    }
+}
+
 #[test]
 fn one_writer() {
     let (table, writer) = table();

@@ -20,20 +20,25 @@ pub(crate) struct HeapFrames {
     chunks: [OnceLock<Box<[Frame]>>; 24],
     /// Frames that may still be handed out; counts down, then `grow` fails.
     budget: Option<AtomicU64>,
-    /// The index of the first [`PLACES`] of 2 MiB: tests go beyond.
+    /// The index, mostly of the first [`PLACES`] of 2 MiB: tests go beyond.
     words: Box<[Slot]>,
     entries: Box<[Slot]>,
 }
 
 impl Default for HeapFrames {
     fn default() -> Self {
-        let words = (0..PLACES).map(|_| Slot::new()).collect();
-        let entries = (0..PLACES * 512).map(|_| Slot::new()).collect();
-        Self { chunks: Default::default(), budget: None, words, entries }
+        Self::reaching(PLACES)
     }
 }
 
 impl HeapFrames {
+    /// An arena whose index has so many places.
+    pub(crate) fn reaching(places: usize) -> Self {
+        let words = (0..places).map(|_| Slot::new()).collect();
+        let entries = (0..places * 512).map(|_| Slot::new()).collect();
+        Self { chunks: Default::default(), budget: None, words, entries }
+    }
+
     /// An arena that grows by one frame at a time.
     pub(crate) fn one_by_one() -> Self {
         Self { budget: Some(AtomicU64::new(u64::MAX)), ..Self::default() }
