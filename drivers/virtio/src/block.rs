@@ -108,6 +108,7 @@ impl Block {
     /// # Errors
     /// The device cannot tell; as for [`Block::read`].
     pub fn serial(&mut self) -> Result<String> {
+        self.expect_idle()?;
         let mut id = [0; 20];
         let length = self.hosted.call_waiting(QUEUE, |driver| driver.device_id(&mut id))?;
         let length = self.outcome("telling its serial number", length)?;
@@ -139,6 +140,7 @@ impl Block {
     /// # Errors
     /// As for [`Block::read`].
     pub fn flush(&mut self) -> Result<()> {
+        self.expect_idle()?;
         let flushed = self.hosted.call_waiting(QUEUE, Driver::flush)?;
         self.outcome("flushing", flushed)
     }
@@ -168,6 +170,7 @@ impl Block {
                 self.sectors
             )));
         }
+        self.expect_idle()?;
         let piece = self.piece();
         let (mut given, mut first_failure) = (0, None);
         loop {
@@ -187,6 +190,20 @@ impl Block {
                 first_failure.get_or_insert(error);
             }
         }
+    }
+
+    /// With nothing outstanding nothing can be done: what comes twice would else pass for the next request.
+    fn expect_idle(&mut self) -> Result<()> {
+        match self.hosted.call(|driver| driver.peek_used())? {
+            None => Ok(()),
+            Some(token) => Err(self.unknown(token)),
+        }
+    }
+
+    fn unknown(&self, token: u16) -> Error {
+        self.hosted.registers().violation(format_args!(
+            "it has done request {token}, which it was not given, or has done already"
+        ))
     }
 
     /// Gives the device a request for a part of the data.
@@ -227,9 +244,7 @@ impl Block {
         // The number is the device's; the crate takes any for good that comes twice alike.
         let index = self.by_token.get_mut(usize::from(token)).and_then(Option::take);
         let Some(request) = index.and_then(|index| self.requests.get_mut(index)) else {
-            return Err(self.hosted.registers().violation(format_args!(
-                "it has done request {token}, which it was not given, or has done already"
-            )));
+            return Err(self.unknown(token));
         };
         let part = request.part.clone();
         // SAFETY: the same buffers that `submit` gave for this token.

@@ -103,9 +103,15 @@ impl<D> Hosted<D> {
         let watch = Watch::default();
         thread::scope(|scope| {
             let watching = thread::Builder::new().name("virtio-watch".to_owned()).spawn_scoped(scope, || {
-                if !watch.ended_within(timeout) {
-                    late(&registers, "a request");
-                    registers.answer_for_device(queue);
+                let began = Instant::now();
+                while !watch.ended_within(LOOK) {
+                    let given_up = began.elapsed() > timeout;
+                    if given_up {
+                        late(&registers, "a request");
+                    }
+                    if given_up || registers.look_after().is_err() {
+                        return registers.answer_for_device(queue);
+                    }
                 }
             });
             watching.map_err(|error| {

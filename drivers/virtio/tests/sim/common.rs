@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use noiommu::sim::{Pace, Slot};
+use noiommu::sim::{Model as _, Pace, Slot, Work};
 use noiommu::{Context, Ioas};
 use noiommu_virtio::sim::{Card, Disk, Kind, Virtio};
 use noiommu_virtio::{Block, Net, Result, VirtioDevice};
@@ -68,8 +68,10 @@ impl Machine<Card> {
 
     /// Frames arrive, as far as the card has memory for them.
     pub(crate) fn arrive(&self, frames: impl IntoIterator<Item = Vec<u8>>) {
-        self.model(|model| model.kind.coming.extend(frames));
-        while self.slot.step() {}
+        self.slot.act(|model, bus| {
+            model.kind.coming.extend(frames);
+            while model.work(bus) == Work::More {}
+        });
     }
 }
 
