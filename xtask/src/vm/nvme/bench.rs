@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{GUESTS, Nvme, boot};
+use super::{Nvme, boot};
 use crate::project::Project;
 use crate::ui::{Look, paint};
+use crate::vm::grounds::GROUNDS;
 
 /// The depths, and how many times as fast as the kernel's driver ours is to be there.
 const MARKS: [(u64, f64); 2] = [(1, 1.0), (32, 1.2)];
@@ -19,7 +20,7 @@ type Rates = BTreeMap<String, Vec<f64>>;
 pub(super) fn run(project: &Project, options: &Nvme) -> Result<()> {
     let name = options.kernel.first().map_or("stock", String::as_str);
     ensure!(options.kernel.len() <= 1, "one guest is measured at a time");
-    let guest = GUESTS.iter().find(|guest| guest.name == name).context("no such guest")?;
+    let guest = GROUNDS.iter().find(|guest| guest.name == name).context("no such guest")?;
     // Words live as long as the program.
     let word = |number: u64| -> &'static str { number.to_string().leak() };
     let words = vec!["bench", word(options.rounds), word(options.milliseconds)];
