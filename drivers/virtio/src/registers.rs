@@ -41,7 +41,7 @@ const VERSION_1: u64 = 1 << 32;
 const ACCESS_PLATFORM: u64 = 1 << 33;
 
 /// How long a device may take for its reset. Some take none at all.
-const RESET: Duration = Duration::from_secs(5);
+const RESET: Duration = Duration::from_secs(2);
 /// How often the configuration is read again that changes meanwhile.
 pub(crate) const MOST_READS: u32 = 1000;
 /// No device has so many queues that this driver uses.
