@@ -225,8 +225,9 @@ impl Block {
                 }
             }
         })?;
-        let token = self.outcome("taking a request", token)?;
-        match (self.by_token.get_mut(usize::from(token)), self.requests.get_mut(index)) {
+        // There is room for it, as no more than `REQUESTS` are outstanding.
+        let by_token = token.ok().and_then(|token| self.by_token.get_mut(usize::from(token)));
+        match (by_token, self.requests.get_mut(index)) {
             (Some(by_token), Some(request)) => {
                 *by_token = Some(index);
                 request.outstanding = true;
