@@ -18,7 +18,7 @@ use crate::disk::pattern;
 /// Its address, and the bits of it that are the network's.
 pub(super) const ADDRESS: [u8; 4] = [10, 67, 89, 2];
 pub(super) const NETWORK: u8 = 24;
-const PORT: u16 = 80;
+pub(super) const PORT: u16 = 80;
 
 /// Bytes of the page: many segments and a rest.
 const PAGE: usize = 100_003;
