@@ -20,6 +20,9 @@ pub(super) const ADDRESS: [u8; 4] = [10, 67, 89, 2];
 pub(super) const NETWORK: u8 = 24;
 pub(super) const PORT: u16 = 80;
 
+/// Connections at once: while one is being closed, another one can be opened.
+const CONNECTIONS: usize = 4;
+
 /// Bytes of the page: many segments and a rest.
 const PAGE: usize = 100_003;
 
@@ -48,17 +51,23 @@ pub(super) fn serve(net: Net, seed: u64) -> Result<()> {
     ensure!(!full, "no room for an address");
     let mut sockets = SocketSet::new(Vec::new());
     let buffer = || tcp::SocketBuffer::new(vec![0; 32 << 10]);
-    let socket = sockets.add(tcp::Socket::new(buffer(), buffer()));
-    let mut server = Server { socket, page: page(seed), asked: Vec::new(), answer: None, pages: 0 };
+    let mut connections: Vec<_> = (0..CONNECTIONS)
+        .map(|_| Connection::new(sockets.add(tcp::Socket::new(buffer(), buffer()))))
+        .collect();
+    let (page, mut pages) = (page(seed), 0);
 
     println!("ready");
     stdout().flush()?;
     let ended = until_input_ends();
     // What is being sent when the input ends is sent to its end.
-    while !ended.load(Ordering::Acquire) || server.answer.is_some() {
+    while !ended.load(Ordering::Acquire) || connections.iter().any(|connection| connection.answer.is_some()) {
         interface.poll(now(), &mut wire, &mut sockets);
         wire.check()?;
-        if !server.serve(&mut sockets)? {
+        let mut busy = false;
+        for connection in &mut connections {
+            busy |= connection.serve(&page, &mut pages, &mut sockets)?;
+        }
+        if !busy {
             let pause = interface.poll_delay(now(), &sockets).map_or(Duration::MAX, Into::into);
             std::thread::sleep(pause.min(Duration::from_micros(100)));
         }
@@ -71,7 +80,7 @@ pub(super) fn serve(net: Net, seed: u64) -> Result<()> {
         "{}",
         json!({
             "provider": provider, "mac": mac.map(|byte| format!("{byte:02x}")).join(":"),
-            "received": received, "sent": sent, "echoes": echoes, "pages": server.pages,
+            "received": received, "sent": sent, "echoes": echoes, "pages": pages,
         })
     );
     Ok(())
@@ -88,20 +97,22 @@ fn until_input_ends() -> Arc<AtomicBool> {
     ended
 }
 
-/// HTTP/1.0 with one page, one connection at a time.
-struct Server {
+/// A connection of HTTP/1.0, one after the other.
+struct Connection {
     socket: SocketHandle,
-    page: Vec<u8>,
     /// What has been asked so far.
     asked: Vec<u8>,
     /// What is being answered, and how much of it has been given to the connection.
     answer: Option<(Vec<u8>, usize)>,
-    pages: u64,
 }
 
-impl Server {
-    /// Goes on as far as the connection is; `true`: something was done.
-    fn serve(&mut self, sockets: &mut SocketSet<'_>) -> Result<bool> {
+impl Connection {
+    fn new(socket: SocketHandle) -> Self {
+        Self { socket, asked: Vec::new(), answer: None }
+    }
+
+    /// Goes on as far as the connection is, and counts pages; `true`: something was done.
+    fn serve(&mut self, page: &[u8], pages: &mut u64, sockets: &mut SocketSet<'_>) -> Result<bool> {
         let socket = sockets.get_mut::<tcp::Socket<'_>>(self.socket);
         if !socket.is_open() {
             self.asked.clear();
@@ -120,7 +131,7 @@ impl Server {
             done = true;
             // The headers' end.
             if self.asked.windows(4).any(|end| end == b"\r\n\r\n") {
-                self.answer = Some((self.respond(), 0));
+                self.answer = Some((self.respond(page, pages), 0));
             }
         }
         let mut finished = false;
@@ -145,10 +156,10 @@ impl Server {
         Ok(done)
     }
 
-    fn respond(&mut self) -> Vec<u8> {
+    fn respond(&self, page: &[u8], pages: &mut u64) -> Vec<u8> {
         let (status, page) = if self.asked.starts_with(b"GET / ") {
-            self.pages += 1;
-            ("200 OK", &self.page[..])
+            *pages += 1;
+            ("200 OK", page)
         } else {
             ("404 Not Found", &b"there is one page\n"[..])
         };
