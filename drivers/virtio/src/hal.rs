@@ -55,7 +55,7 @@ pub(crate) enum KitHal {}
 // nobody has a reference; `share` and `unshare` touch the buffer they are given during the call alone.
 unsafe impl Hal for KitHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        // The crate takes address 0 for a failure, which it tells its caller; why it failed is in the log of the pool.
+        // The crate takes address 0 for a failure, which it tells its caller; why it failed is noted in the pool.
         let failed = (0, NonNull::dangling());
         let made = with(|place| match place.pool.ring(&place.device, pages) {
             Ok((address, memory)) => Some((address, NonNull::new(memory)?)),

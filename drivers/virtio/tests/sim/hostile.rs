@@ -52,6 +52,34 @@ fn what_a_device_leaves_out_is_nothing_of_another_request() {
     assert_eq!(bytes, [0x11; SECTOR], "it says it has read, and has not");
 }
 
+#[test]
+fn what_a_device_says_of_itself_is_checked() {
+    let refused = |lie: Lie, kind: ErrorKind| {
+        let machine = Machine::new(Virtio::new(Disk::new(SECTORS)).with_lie(lie), Pace::AtOnce);
+        let error = machine.open(Some(IMPATIENCE)).and_then(|device| device.block()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{lie:?}: {error}");
+        machine.assert_clean();
+    };
+    // It is of before version 1, does not agree, has no queue that is long enough or free.
+    refused(Lie::Features(1 << 32), ErrorKind::Unsupported);
+    refused(Lie::Disagrees, ErrorKind::Unsupported);
+    refused(Lie::QueueSize(8), ErrorKind::Unsupported);
+    refused(Lie::QueueSize(0), ErrorKind::Unsupported);
+    refused(Lie::Enabled, ErrorKind::Unsupported);
+    // No configuration of its kind, or less than there has to be.
+    refused(Lie::Structure(4, 0x2000, 4), ErrorKind::Unsupported);
+    // Notifications past their structure, and at no word.
+    refused(Lie::NotifyOffset(u16::MAX), ErrorKind::Violation);
+    refused(Lie::Structure(2, 0x3000, 1), ErrorKind::Violation);
+    // Structures past their BAR, also where 32 bits end; a short one.
+    for kind in 1..=4 {
+        refused(Lie::Structure(kind, 0x3ffc, 8), ErrorKind::Violation);
+        refused(Lie::Structure(kind, u32::MAX - 3, 0x1000), ErrorKind::Violation);
+    }
+    refused(Lie::Structure(1, 0, 0x37), ErrorKind::Violation);
+    refused(Lie::Changing, ErrorKind::Violation);
+}
+
 /// Any lie.
 fn lie(random: &mut Random) -> Lie {
     match random.below(14) {
