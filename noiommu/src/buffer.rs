@@ -246,6 +246,13 @@ impl DmaBuffer {
         self.memory.as_ptr() as usize
     }
 
+    /// Its memory, for drivers of others that want a pointer. It is there as long as this value is; a device may change it at any time,
+    /// so what reads or writes through it does so as such memory demands, and makes no reference to it.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory.as_ptr()
+    }
+
     /// What a mapping of it covers: whole pages.
     pub(crate) fn mapped_length(&self) -> usize {
         self.mapped

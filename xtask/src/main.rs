@@ -56,6 +56,8 @@ enum Guest {
     NvmeIdentify(vm::OnKernel),
     /// The NVMe driver and the kernel's: what one writes the other reads, and how fast both are
     Nvme(vm::Nvme),
+    /// Virtio by the drivers of virtio-drivers: a disk that the kernel's driver has in turns, a host on a wire with the kernel's card
+    Virtio(vm::Virtio),
     /// Every device on every kernel, through whatever provides it there
     Matrix(vm::Matrix),
     /// All conformance cases, answered by a kernel or through the preload library
@@ -96,6 +98,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Vm(Guest::Doctor(options)) => vm::doctor(&project, options),
         Task::Vm(Guest::NvmeIdentify(options)) => vm::nvme_identify(&project, options),
         Task::Vm(Guest::Nvme(options)) => vm::nvme(&project, options),
+        Task::Vm(Guest::Virtio(options)) => vm::virtio(&project, options),
         Task::Vm(Guest::Matrix(options)) => vm::matrix(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),

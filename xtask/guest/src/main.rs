@@ -2,12 +2,14 @@
 
 mod bench;
 mod deprived;
+mod disk;
 mod matrix;
 mod mixed;
 mod nvme;
 mod soak;
 mod stock_edu;
 mod stock_iommu;
+mod virtio;
 mod witness;
 
 use std::process::ExitCode;
@@ -24,11 +26,12 @@ fn main() -> ExitCode {
         "soak" => soak::run(rest),
         "stock-edu" => stock_edu::run(),
         "stock-iommu" => stock_iommu::run(),
+        "virtio" => virtio::run(rest),
         "without" => deprived::without(rest),
         "as" => deprived::as_user(rest),
         _ => {
             eprintln!(
-                "usage: noiommu-guest bench|matrix|mixed|nvme|soak|stock-edu|stock-iommu|without CAPABILITIES PROGRAM|as USER PROGRAM"
+                "usage: noiommu-guest bench|matrix|mixed|nvme|soak|stock-edu|stock-iommu|virtio|without CAPABILITIES PROGRAM|as USER PROGRAM"
             );
             return ExitCode::from(2);
         }

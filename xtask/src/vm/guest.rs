@@ -98,7 +98,7 @@ pub(super) struct Scenario {
     /// Names of drives, fresh at each run and empty but for their [`stamp`], for devices to have as `drive=NAME`. Behind a comma,
     /// more of QEMU's options for it.
     pub(super) drives: &'static [&'static str],
-    /// Names of network ends that lead nowhere, for devices to have as `netdev=NAME`.
+    /// Names of network ends that lead nowhere, for devices to have as `netdev=NAME`; those called `hub:NAME` lead to each other.
     pub(super) nets: &'static [&'static str],
     /// Words for the kernel's command line.
     pub(super) append: &'static [&'static str],
@@ -194,7 +194,10 @@ fn machine(scenario: &Scenario, kernel: &Kernel, initramfs: PathBuf, room: &Path
     }
     for name in scenario.nets {
         arguments.push("-netdev".to_owned());
-        arguments.push(format!("user,restrict=on,id={name}"));
+        arguments.push(match name.strip_prefix("hub:") {
+            Some(name) => format!("hubport,hubid=0,id={name}"),
+            None => format!("user,restrict=on,id={name}"),
+        });
     }
     let words = scenario.arguments.iter().map(|word| format!("noiommu.argument={word}"));
     Ok(Machine {

@@ -10,6 +10,7 @@ mod clock;
 mod conformance;
 mod doctor;
 mod fuzz;
+mod grounds;
 mod guest;
 mod initramfs;
 mod kconfig;
@@ -22,6 +23,7 @@ mod qemu;
 mod qmp;
 mod refkernel;
 pub(crate) mod soak;
+mod virtio;
 mod witness;
 
 use anyhow::{Result, ensure};
@@ -39,6 +41,7 @@ pub(crate) use self::matrix::{Matrix, matrix};
 pub(crate) use self::nvme::{Nvme, nvme};
 use self::pack::Tree;
 pub(crate) use self::refkernel::Variant;
+pub(crate) use self::virtio::{Virtio, virtio};
 use crate::project::Project;
 
 /// What every guest needs of the host, as Debian's packages. libc6-dev has the libc.a that static programs link, ipxe-qemu the

@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::grounds::{self, CONFINED, Ground, Row};
 use super::guest::{self, Options, Scenario};
-use super::kernel::{self, Kernel};
 use super::pack::{self, Tree};
-use super::{Choice, HOST_PACKAGES, NVME, STOCK_PROGRAMS, UNSAFE_NOIOMMU, Variant, apt, modules, refkernel};
+use super::{HOST_PACKAGES, NVME, STOCK_PROGRAMS, UNSAFE_NOIOMMU, apt, modules};
 use crate::project::Project;
 
 /// Options of the guests.
 #[derive(Args, Debug)]
 pub(crate) struct Nvme {
     /// Run only these guests, separated by commas
-    #[arg(long, value_name = "GUESTS", value_delimiter = ',', value_parser = names())]
+    #[arg(long, value_name = "GUESTS", value_delimiter = ',', value_parser = grounds::names())]
     kernel: Vec<String>,
 
     /// The short form, as `cargo xtask test` runs it: ours writes, the kernel's reads
@@ -42,80 +42,17 @@ impl Default for Nvme {
     }
 }
 
-/// A guest: a kernel, and what is expected to provide the controller there.
-struct Guest {
-    name: &'static str,
-    kernel: Choice,
-    /// Whether it has an IOMMU.
-    confined: bool,
-    /// The providers that are asked for, those that are got, and how they interrupt.
-    rows: &'static [Row],
-}
-
-/// What is asked for, what provides the device then, and by what it interrupts.
-type Row = (&'static str, &'static str, Option<&'static str>);
-
-const GUESTS: [Guest; 6] = [
-    Guest {
-        name: "stock",
-        kernel: Choice::Stock,
-        confined: false,
-        rows: &[("auto", "uio", Some("INTx")), ("sysfs", "sysfs", None)],
-    },
-    Guest {
-        name: "legacy",
-        kernel: Choice::Built(Variant::Legacy),
-        confined: false,
-        rows: &[("auto", "group-noiommu", Some("MSI-X"))],
-    },
-    Guest {
-        name: "reference",
-        kernel: Choice::Built(Variant::Reference),
-        confined: false,
-        rows: &[("auto", "cdev-noiommu", Some("MSI-X")), ("group-noiommu", "group-noiommu", Some("MSI-X"))],
-    },
-    Guest {
-        name: "cdev-only",
-        kernel: Choice::Built(Variant::CdevOnly),
-        confined: false,
-        rows: &[("auto", "cdev-noiommu", Some("MSI-X"))],
-    },
-    Guest {
-        name: "reference-iommu",
-        kernel: Choice::Built(Variant::Reference),
-        confined: true,
-        rows: &[("auto", "cdev", Some("MSI-X"))],
-    },
-    Guest {
-        name: "legacy-iommu",
-        kernel: Choice::Built(Variant::Legacy),
-        confined: true,
-        rows: &[("auto", "group", Some("MSI-X"))],
-    },
-];
-
 /// The IOMMU has to come first.
 const CONFINED_DEVICES: [&str; 2] = ["intel-iommu", NVME];
 
-/// Words for kernels with an IOMMU. Interrupts are not remapped in these kernels.
-const CONFINED: [&str; 3] =
-    ["intel_iommu=on", "iommufd.allow_unsafe_interrupts=1", "vfio_iommu_type1.allow_unsafe_interrupts=1"];
-
 /// Bytes of the namespace.
 const BYTES: u64 = 16 << 20;
-
-fn names() -> Vec<&'static str> {
-    GUESTS.iter().map(|guest| guest.name).collect()
-}
 
 /// Runs the guests, and judges.
 pub(crate) fn nvme(project: &Project, options: &Nvme) -> Result<()> {
     apt::install(&HOST_PACKAGES)?;
     let form = if options.short { "short" } else { "long" };
-    let chosen: Vec<&Guest> = GUESTS
-        .iter()
-        .filter(|guest| options.kernel.is_empty() || options.kernel.iter().any(|name| name == guest.name))
-        .collect();
+    let chosen = grounds::chosen(&options.kernel);
     let (mut faults, mut bytes) = (Vec::new(), 0);
     for guest in &chosen {
         let words = ["verify", form].into_iter().chain(guest.rows.iter().map(|(asked, ..)| *asked));
@@ -150,10 +87,10 @@ pub(crate) fn nvme(project: &Project, options: &Nvme) -> Result<()> {
 fn boot(
     project: &Project,
     options: &Nvme,
-    guest: &Guest,
+    guest: &Ground,
     arguments: Vec<&'static str>,
 ) -> Result<Vec<Value>> {
-    let kernel = kernel(project, guest)?;
+    let kernel = guest.kernel(project)?;
     let mut files = Tree::default();
     files.add_programs(&pack::build_static(project, &STOCK_PROGRAMS)?)?;
     modules::add(&kernel, &["uio_pci_generic"], &mut files)?;
@@ -175,13 +112,6 @@ fn boot(
     text.lines().map(line).collect()
 }
 
-fn kernel(project: &Project, guest: &Guest) -> Result<Kernel> {
-    match guest.kernel {
-        Choice::Stock => kernel::stock(project, None),
-        Choice::Built(variant) => refkernel::get(project, variant),
-    }
-}
-
 /// Bytes that were written by one driver and compared by the other.
 fn compared(account: &Value) -> u64 {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
@@ -189,7 +119,7 @@ fn compared(account: &Value) -> u64 {
 }
 
 /// What is not as it has to be.
-fn judge(guest: &Guest, accounts: &[Value], short: bool) -> Vec<String> {
+fn judge(guest: &Ground, accounts: &[Value], short: bool) -> Vec<String> {
     let mut faults = Vec::new();
     let mut found = accounts.iter();
     for row in guest.rows {
@@ -205,7 +135,7 @@ fn judge(guest: &Guest, accounts: &[Value], short: bool) -> Vec<String> {
     faults
 }
 
-fn judge_row((asked, provider, interrupts): &Row, account: &Value, short: bool) -> Result<()> {
+fn judge_row((asked, provider): &Row, account: &Value, short: bool) -> Result<()> {
     let expect = |value: &Value, wanted: Value, what: &str| {
         ensure!(*value == wanted, "{what} is {value}, not {wanted}");
         Ok(())
@@ -230,12 +160,13 @@ fn judge_row((asked, provider, interrupts): &Row, account: &Value, short: bool) 
     expect(&account["kernel_wrote"], json!(BYTES), "what the kernel's driver wrote")?;
     let ours = &account["ours_verified"];
     expect(&ours["provider"], json!(provider), "the provider of the second time")?;
-    expect(&ours["interrupts"], json!(interrupts), "the interrupt")?;
+    expect(&ours["interrupts"], json!(grounds::interrupts(provider)), "the interrupt")?;
     expect(&ours["read"], json!(BYTES), "what ours compared")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::grounds::GROUNDS;
     use super::*;
 
     fn right(row: &Row) -> Value {
@@ -245,13 +176,13 @@ mod tests {
                 "provider": row.1, "serial": "noiommu-nvme", "written": BYTES, "read": BYTES,
                 "done_before_reset": 60, "lost_by_reset": 3,
             },
-            "ours_verified": {"provider": row.1, "interrupts": row.2, "read": BYTES},
+            "ours_verified": {"provider": row.1, "interrupts": grounds::interrupts(row.1), "read": BYTES},
         })
     }
 
     #[test]
     fn only_what_is_expected_passes() {
-        for guest in &GUESTS {
+        for guest in &GROUNDS {
             let accounts: Vec<Value> = guest.rows.iter().map(right).collect();
             for short in [true, false] {
                 assert_eq!(judge(guest, &accounts, short), Vec::<String>::new());

@@ -7,7 +7,6 @@
 mod bench;
 mod kernel;
 mod ours;
-mod pattern;
 mod verify;
 
 use std::process::{Command, Stdio};

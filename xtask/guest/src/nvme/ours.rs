@@ -8,7 +8,7 @@ use noiommu_nvme::{Controller, Failure, Namespace, Queue, Region, Settings, Stop
 use serde_json::json;
 
 use super::bench;
-use super::pattern;
+use crate::disk::pattern;
 use crate::matrix::driver::PATIENCE;
 
 /// Queues, each of a thread of its own.

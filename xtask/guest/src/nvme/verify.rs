@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use noiommu::optin;
 use serde_json::{Value, json};
 
-use super::{ACCOUNTS, address, drive, kernel};
+use super::kernel::block_device;
+use super::{ACCOUNTS, address, drive};
+use crate::disk::kernel;
 use crate::matrix::{bind, unbind};
 
 /// Once through each provider. The short form is one way round: ours writes, the kernel's reads.
@@ -30,13 +32,13 @@ pub(super) fn run(form: &str, providers: &[&str]) -> Result<()> {
 }
 
 fn one(address: &str, provider: &str, turn: u64, both: bool) -> Result<Value> {
-    let name = kernel::block_device(address)?;
+    let name = block_device(address)?;
     let size = kernel::size(&name)?;
     let (ours, theirs) = ((2 * turn) << 32, (2 * turn + 1) << 32);
     bind(address, provider)?;
     let wrote = drive(provider, "write", address, &[&ours.to_string()])?;
     unbind(address)?;
-    let name = kernel::block_device(address)?;
+    let name = block_device(address)?;
     let verified = kernel::verify(&name, ours)?;
     let mut account = json!({
         "asked": provider, "size": size, "ours_wrote": wrote, "kernel_verified": verified,
@@ -47,7 +49,7 @@ fn one(address: &str, provider: &str, turn: u64, both: bool) -> Result<Value> {
         account["ours_verified"] = drive(provider, "read", address, &[&theirs.to_string()])?;
         unbind(address)?;
         // The kernel has it again.
-        kernel::block_device(address)?;
+        block_device(address)?;
     }
     Ok(account)
 }

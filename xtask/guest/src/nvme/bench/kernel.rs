@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::{BATCH, Clock, Places, READ};
-use crate::nvme::kernel::{Aligned, open_direct, size};
+use crate::disk::kernel::{Aligned, open_direct, size};
 
 /// The ways. "polled": the driver's completion queue is polled, without interrupts (its poll_queues). "batched": a call waits for
 /// some reads, not for one.
