@@ -177,7 +177,7 @@ pub fn walk(target: Target, range: Range<u64>) -> Result<Frames> {
         }
         Ok(())
     };
-    match contents(&file, start as usize, end as usize, &mut each) {
+    match contents::<Error>(&file, start as usize, end as usize, &mut each) {
         Some(told) => told?,
         // A kernel that cannot tell where nothing is.
         None => walk.pages(start, end, false)?,
@@ -249,7 +249,10 @@ mod tests {
         assert_eq!(mappings(Target::Process(std::process::id())).unwrap().first(), own.first());
         let error = mappings(Target::Process(u32::MAX / 2)).unwrap_err();
         assert_eq!((error.kind(), error.errno()), (ErrorKind::Argument, Errno::ESRCH));
-        assert!(walk(Target::Own, 8192..4096).is_err() && walk(Target::Own, 0..u64::MAX).is_err());
+        assert!(
+            walk(Target::Own, Range { start: 8192, end: 4096 }).is_err()
+                && walk(Target::Own, 0..u64::MAX).is_err()
+        );
     }
 
     /// What is pinned is where the engine says, run for run.

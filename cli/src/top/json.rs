@@ -23,9 +23,10 @@ pub(super) fn object(sample: &Sample) -> String {
 }
 
 fn process(stats: &ProcessStats, sample: &Sample) -> Value {
-    let rates = sample.rates.get(&stats.process).map(|rates| {
-        json!({ "maps": rates.maps, "unmaps": rates.unmaps, "lookups": rates.lookups })
-    });
+    let rates = sample
+        .rates
+        .get(&stats.process)
+        .map(|rates| json!({ "maps": rates.maps, "unmaps": rates.unmaps, "lookups": rates.lookups }));
     json!({
         "pid": stats.process,
         "name": stats.name,

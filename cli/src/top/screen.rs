@@ -92,8 +92,7 @@ impl Screen {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut poll =
-                [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            let mut poll = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             match rustix::event::poll(&mut poll, Some(&timeout)) {
                 Ok(0) => return None,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -170,7 +169,8 @@ mod tests {
 
     #[test]
     fn keys() {
-        for (byte, key) in [(b'q', Key::Quit), (3, Key::Quit), (b's', Key::Sort), (b' ', Key::Pause), (b'x', Key::Other)]
+        for (byte, key) in
+            [(b'q', Key::Quit), (3, Key::Quit), (b's', Key::Sort), (b' ', Key::Pause), (b'x', Key::Other)]
         {
             assert_eq!(Key::of(byte), key, "{byte}");
         }

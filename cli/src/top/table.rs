@@ -92,7 +92,10 @@ pub(super) fn lines(sample: &Sample, sort: Sort, reversed: bool, width: Option<u
     });
     let mut lines = vec![summary(sample, sort)];
     if processes.is_empty() {
-        lines.push("No process uses the engine".to_owned() + if sample.seen.hidden > 0 { ", as far as can be seen." } else { "." });
+        lines.push(
+            "No process uses the engine".to_owned()
+                + if sample.seen.hidden > 0 { ", as far as can be seen." } else { "." },
+        );
     } else {
         lines.push(String::new());
         let cells: Vec<_> = processes.iter().map(|stats| texts(stats, sample)).collect();
@@ -208,7 +211,8 @@ fn shown(widths: &[usize; 14], width: Option<usize>) -> Vec<usize> {
     let Some(width) = width else { return shown };
     loop {
         let total: usize = shown.iter().map(|&it| widths[it] + GAP).sum::<usize>() - GAP;
-        let Some(weakest) = shown.iter().map(|&it| COLUMNS[it].1).max().filter(|it| *it > 0 && total > width) else {
+        let Some(weakest) = shown.iter().map(|&it| COLUMNS[it].1).max().filter(|it| *it > 0 && total > width)
+        else {
             return shown;
         };
         shown.retain(|&it| COLUMNS[it].1 != weakest);
@@ -222,7 +226,9 @@ fn notes(sample: &Sample) -> Vec<String> {
     for guardian in seen.guardians.iter().filter(|guardian| guardian.rescuing) {
         let (loose, driver, process) = (guardian.loose, guardian.driver, guardian.process);
         let devices = count(loose.into(), "device", "devices");
-        let text = format!("process {driver} is gone; its guardian {process} is making {devices} quiet, and holds their memory");
+        let text = format!(
+            "process {driver} is gone; its guardian {process} is making {devices} quiet, and holds their memory"
+        );
         notes.push(styled(AnsiColor::Yellow.on_default(), &text));
     }
     if let Some(rescue) = &sample.rescues.last
@@ -232,14 +238,23 @@ fn notes(sample: &Sample) -> Vec<String> {
         notes.push(styled(Style::new().dimmed(), &text));
     }
     if seen.processes.iter().any(|stats| stats.contexts_untold > 0) {
-        notes.push("+: contexts beyond the 127 that a process tells of; their areas are not in the figures".to_owned());
+        notes.push(
+            "+: contexts beyond the 127 that a process tells of; their areas are not in the figures"
+                .to_owned(),
+        );
     }
     if seen.hidden > 0 {
-        let text = format!("{} cannot be looked at: run it as root", count(seen.hidden.into(), "process", "processes"));
+        let text = format!(
+            "{} cannot be looked at: run it as root",
+            count(seen.hidden.into(), "process", "processes")
+        );
         notes.push(styled(Style::new().dimmed(), &text));
     }
     if seen.other_versions > 0 {
-        let text = format!("{} with another version of the kit, not shown", count(seen.other_versions.into(), "process", "processes"));
+        let text = format!(
+            "{} with another version of the kit, not shown",
+            count(seen.other_versions.into(), "process", "processes")
+        );
         notes.push(styled(AnsiColor::Yellow.on_default(), &text));
     }
     if !notes.is_empty() {
@@ -261,9 +276,14 @@ mod tests {
 
     #[test]
     fn rates_are_short() {
-        for (value, text) in
-            [(0.0, "0"), (0.5, "0.5"), (12.0, "12"), (99_999.0, "99999"), (100_000.0, "100k"), (2.5e6, "2.5M")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.5, "0.5"),
+            (12.0, "12"),
+            (99_999.0, "99999"),
+            (100_000.0, "100k"),
+            (2.5e6, "2.5M"),
+        ] {
             assert_eq!(short(value), text);
         }
         for power in 0..10 {
