@@ -89,8 +89,8 @@ pub(super) fn legend(look: Look) -> String {
     let entry = |class: Option<Class>, name: &str| {
         format!("{} {name}", styled(style(class), &look.block(class).to_string()))
     };
-    let runs = Class::ALL.into_iter().map(|class| entry(Some(class), class.name()));
-    runs.chain([entry(None, "nothing")]).collect::<Vec<_>>().join("   ")
+    let runs = Class::ALL.into_iter().map(|class| entry(Some(class), class.short_name()));
+    runs.chain([entry(None, "nothing")]).collect::<Vec<_>>().join("  ")
 }
 
 /// A bar for a part of 1, as long as `width` at the most; what is there at all has a mark.

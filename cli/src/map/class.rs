@@ -36,6 +36,16 @@ impl Class {
             Self::Long => "64 MiB and more",
         }
     }
+
+    /// The same where there is little room.
+    pub(super) fn short_name(self) -> &'static str {
+        match self {
+            Self::Scattered => "<64 KiB",
+            Self::Short => "64 KiB+",
+            Self::Huge => "2 MiB+",
+            Self::Long => "64 MiB+",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Subject {
             return Err(Error::bad_argument(what));
         }
         let name = std::fs::read_to_string(format!("/proc/{number}/comm")).unwrap_or_default();
-        let title = format!("process {number} ({})", name.trim_end());
+        let title = format!("the memory of process {number} ({})", name.trim_end());
         let detail = match range {
             Some((start, end)) => format!("addresses {start:#x} to {end:#x}"),
             None => format!("{} mappings", parts.len()),
@@ -119,11 +119,10 @@ impl Subject {
     }
 }
 
-/// Whether a mapping is memory: not registers of a device, nor what the kernel shares with every process.
+/// Whether a mapping is memory: not registers of a device, not what the kernel shares with every process, and not addresses that are
+/// only kept free (which may be so many that looking takes long).
 fn is_memory(area: &VirtualArea) -> bool {
     let name = area.name.as_str();
-    !(name.starts_with("/sys/")
-        || name.starts_with("[v")
-        || name.contains("vfio-device")
-        || name.starts_with("/dev/mem"))
+    let registers = name.starts_with("/sys/") || name.starts_with("/dev/mem") || name.contains("vfio-device");
+    (area.readable || area.writable) && !registers && !name.starts_with("[v")
 }

@@ -110,7 +110,7 @@ impl Page {
     /// How much memory is in runs of which length.
     fn histogram(&mut self, figures: &Figures) {
         let most = figures.histogram.values().map(|bin| bin.bytes).max().unwrap_or(1).max(1);
-        let room = WIDTH - MARGIN - LEFT - 190;
+        let room = WIDTH - MARGIN - LEFT - 220;
         self.y += 4;
         let top = self.y;
         for (power, bin) in figures.bins() {

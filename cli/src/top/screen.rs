@@ -69,19 +69,13 @@ impl Screen {
 
     /// Shows lines; those that have no room are left out.
     pub(super) fn show(&self, lines: &[String]) {
-        let mut frame = String::from("\x1b[H");
-        for line in lines.iter().take(size().1) {
-            if self.coloured {
-                frame += line;
-            } else {
-                frame += &anstream::adapter::strip_str(line).to_string();
-            }
-            // The rest of the line is emptied.
-            frame += "\x1b[K\r\n";
-        }
-        // The last line end would roll the screen on.
-        frame.truncate(frame.len() - 2);
-        frame += "\x1b[J";
+        let texts = lines.iter().take(size().1).map(|line| match self.coloured {
+            true => line.clone(),
+            false => anstream::adapter::strip_str(line).to_string(),
+        });
+        // From the upper left on; the rest of each line is emptied, and what is below the last one. No line end follows that, which
+        // would roll the screen on.
+        let frame = format!("\x1b[H{}\x1b[K\x1b[J", texts.collect::<Vec<_>>().join("\x1b[K\r\n"));
         control(&frame);
     }
 

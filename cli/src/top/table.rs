@@ -137,13 +137,13 @@ fn texts(stats: &ProcessStats, sample: &Sample) -> [String; 14] {
     [
         stats.process.to_string(),
         stats.name.chars().map(|letter| if letter.is_ascii_graphic() { letter } else { '?' }).collect(),
-        format!("{}{more}", stats.contexts.len() as u64 + stats.contexts_untold),
+        format!("{}{more}", stats.contexts_untold.saturating_add(stats.contexts.len() as u64)),
         format!("{}{more}", stats.areas()),
         bytes(stats.bytes()),
         bytes(stats.pin_bytes),
         stats.pin_slots.to_string(),
         stats.charged.map_or_else(|| "-".to_owned(), bytes),
-        bytes(stats.table_frames() * 4096),
+        bytes(stats.table_frames().saturating_mul(4096)),
         rate(rates.map(|rates| rates.maps)),
         rate(rates.map(|rates| rates.unmaps)),
         rate(rates.map(|rates| rates.lookups)),
@@ -244,11 +244,10 @@ fn notes(sample: &Sample) -> Vec<String> {
         );
     }
     if seen.hidden > 0 {
-        let text = format!(
-            "{} cannot be looked at: run it as root",
-            count(seen.hidden.into(), "process", "processes")
-        );
-        notes.push(styled(Style::new().dimmed(), &text));
+        let root = rustix::process::geteuid().is_root();
+        let processes = count(seen.hidden.into(), "process", "processes");
+        let help = if root { ", not even by root here" } else { ": run it as root" };
+        notes.push(styled(Style::new().dimmed(), &format!("{processes} cannot be looked at{help}")));
     }
     if seen.other_versions > 0 {
         let text = format!(

@@ -132,19 +132,24 @@ impl ProcessStats {
     /// Areas of all its contexts.
     #[must_use]
     pub fn areas(&self) -> u64 {
-        self.contexts.iter().map(|context| context.areas).sum()
+        self.sum(|context| context.areas)
     }
 
     /// Bytes that these map.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.contexts.iter().map(|context| context.bytes).fold(0, u64::saturating_add)
+        self.sum(|context| context.bytes)
     }
 
     /// Frames of their page tables.
     #[must_use]
     pub fn table_frames(&self) -> u64 {
-        self.contexts.iter().map(|context| context.table_frames).sum()
+        self.sum(|context| context.table_frames)
+    }
+
+    /// What a process tells need not be true, nor small.
+    fn sum(&self, what: impl Fn(&ContextStats) -> u64) -> u64 {
+        self.contexts.iter().map(what).fold(0, u64::saturating_add)
     }
 }
 

@@ -78,7 +78,8 @@ impl Page {
 
     /// Makes it the page of a process; complete when this returns.
     pub(super) fn begin(&self, process: u32) {
-        if self.head.process.load(Ordering::Relaxed) != process {
+        let before = self.head.process.load(Ordering::Relaxed);
+        if before != 0 && before != process {
             // A forked child's copy of what its parent counted.
             self.clear();
         }
