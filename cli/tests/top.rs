@@ -3,8 +3,8 @@
 //! That process is this program, run again with the name of a test that does what it is told.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use noiommu::{Context, Contiguity, DmaBuffer, PinChoice, stats};
@@ -238,6 +238,61 @@ fn rescues_are_those_of_the_notes() {
     };
     let (before, seen, after) = (count(), top()["rescues"]["quiet"].as_u64().unwrap(), count());
     assert!((before..=after).contains(&seen), "{before} {seen} {after}");
+}
+
+/// A terminal: the end that a person has, and the end that a program has.
+fn terminal() -> (File, OwnedFd) {
+    let (mut person, mut program) = (-1, -1);
+    let size = libc::winsize { ws_row: 30, ws_col: 160, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: places for two descriptors, no name, and a size that is here.
+    let made = unsafe {
+        libc::openpty(
+            &raw mut person,
+            &raw mut program,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            &raw const size,
+        )
+    };
+    assert_eq!(made, 0);
+    // SAFETY: both have just been made, for this alone.
+    unsafe { (File::from_raw_fd(person), OwnedFd::from_raw_fd(program)) }
+}
+
+#[test]
+fn keys_are_heard_and_the_terminal_is_given_back() {
+    let (mut person, program) = terminal();
+    let end = || Stdio::from(program.try_clone().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_noiommu"))
+        .args(["top", "--interval", "0.1"])
+        .env_remove(HOLDER)
+        .env("TERM", "xterm")
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .unwrap();
+    let mut shown = String::new();
+    let mut wait_for = |person: &mut File, wanted: &str| {
+        let mut bytes = [0; 4096];
+        while !shown.contains(wanted) {
+            // A program that says nothing any more is ended by whoever runs the tests.
+            let read = person.read(&mut bytes).unwrap();
+            shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+        // What comes next is after that.
+        shown.clear();
+    };
+    for (key, wanted) in
+        [("", "by pinned"), ("s", "by mapped"), ("p", "paused"), ("s", "by areas"), ("q", "\x1b[?1049l")]
+    {
+        person.write_all(key.as_bytes()).unwrap();
+        wait_for(&mut person, wanted);
+    }
+    assert!(child.wait().unwrap().success());
+    // It is no more in the mode in which keys come one by one.
+    let mode = rustix::termios::tcgetattr(&program).unwrap().local_modes;
+    assert!(mode.contains(rustix::termios::LocalModes::ICANON | rustix::termios::LocalModes::ECHO));
 }
 
 #[test]

@@ -166,8 +166,6 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
 
     #[test]
@@ -184,30 +182,32 @@ mod tests {
     /// What is read is what was written in one go, whoever reads when.
     #[test]
     fn a_row_is_of_one_moment() {
+        const READS: u64 = 10_000;
         let page = Page::new();
         let row = page.take(1).unwrap();
-        let done = AtomicBool::new(false);
-        let (mut read, mut last) = (0u64, 0);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for n in 1..=100_000 {
-                    let all = Totals { ioases: n, areas: n, bytes: n, table_frames: n, maps: n, unmaps: n };
-                    row.write(&all);
+        let (reads, mut last) = (AtomicU64::new(0), 0);
+        let written = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut n = 0;
+                while reads.load(Ordering::Relaxed) < READS {
+                    n += 1;
+                    row.write(&Totals { ioases: n, areas: n, bytes: n, table_frames: n, maps: n, unmaps: n });
                 }
-                done.store(true, Ordering::Release);
+                n
             });
-            while !done.load(Ordering::Acquire) {
+            while reads.load(Ordering::Relaxed) < READS {
                 let Some(found) = row.read() else { continue };
+                reads.fetch_add(1, Ordering::Relaxed);
                 let Totals { ioases, areas, bytes, table_frames, maps, unmaps } = found;
                 assert!(
                     [areas, bytes, table_frames, maps, unmaps].iter().all(|it| *it == ioases),
                     "{found:?}"
                 );
                 assert!(ioases >= last, "{ioases} after {last}");
-                (read, last) = (read + 1, ioases);
+                last = ioases;
             }
+            writer.join().unwrap()
         });
-        assert_eq!(row.read().map(|found| found.maps), Some(100_000));
-        assert!(read > 0);
+        assert_eq!(row.read().map(|found| found.maps), Some(written));
     }
 }
