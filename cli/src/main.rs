@@ -8,10 +8,12 @@ mod demo;
 mod doctor;
 mod guardian;
 mod list;
+mod map;
 mod nvme;
 mod optin;
 mod proof;
 mod serve;
+mod top;
 mod ui;
 
 use std::io::Write;
@@ -61,6 +63,8 @@ enum Room {
     },
     /// Say what this machine and process lack for devices without an IOMMU, and what mends it
     Doctor(doctor::Options),
+    Map(map::Options),
+    Top(top::Options),
     Guardian(guardian::Options),
     /// Show which VFIO interfaces this kernel, or another, has for devices without an IOMMU
     Config(config::Arguments),
@@ -147,6 +151,8 @@ fn main() -> ExitCode {
         Room::Unbind(arguments) => bind::unbind(&arguments),
         Room::Nvme { command } => nvme::run(&command),
         Room::Doctor(options) => doctor::run(&options),
+        Room::Map(options) => map::run(&options),
+        Room::Top(options) => top::run(&options),
         Room::Guardian(options) => guardian::run(&options),
         Room::Config(arguments) => config::run(&arguments),
         Room::Conformance(options) => conformance::run(&options),

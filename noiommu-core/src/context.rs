@@ -591,6 +591,13 @@ impl<P: Platform> Context<P> {
         Ok(Usage { areas: ioas.areas(), table_frames: ioas.table_frames() })
     }
 
+    /// What all IOASes have together, and how often they were changed. Nothing is counted for it now.
+    #[must_use]
+    #[inline]
+    pub fn totals(&self) -> Totals {
+        self.store.totals
+    }
+
     /// Hands every area of an IOAS to `sink`, lowest first: its range, its memory, the bytes in that before the area begins,
     /// and what devices may do there.
     ///
@@ -733,4 +740,26 @@ pub struct Usage {
     pub areas: usize,
     /// Frames of its page table, 4 KiB each.
     pub table_frames: u64,
+}
+
+/// What the IOASes of a context have together, and how often they were changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// IOASes.
+    pub ioases: u64,
+    /// Areas in them.
+    pub areas: u64,
+    /// Bytes of these; memory that is mapped twice counts twice.
+    pub bytes: u64,
+    /// Frames of their page tables, 4 KiB each.
+    pub table_frames: u64,
+    /// Maps that were done so far.
+    pub maps: u64,
+    /// Areas that were unmapped so far.
+    pub unmaps: u64,
+}
+
+impl Totals {
+    /// Those of a context without IOASes.
+    pub const NONE: Self = Self { ioases: 0, areas: 0, bytes: 0, table_frames: 0, maps: 0, unmaps: 0 };
 }

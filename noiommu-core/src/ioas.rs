@@ -144,6 +144,8 @@ impl<P: Platform> Ioas<P> {
         if mapped.is_err() {
             // Nothing else lies in the range.
             self.remove_range(store, range);
+        } else {
+            store.totals.maps = store.totals.maps.wrapping_add(1);
         }
         mapped.map(|()| first)
     }
@@ -189,6 +191,7 @@ impl<P: Platform> Ioas<P> {
                 return (bytes, Err(Errno::ENOENT));
             }
             self.remove(store, area.range, area.value);
+            store.totals.unmaps = store.totals.unmaps.wrapping_add(1);
             // Areas that fill the space add up to 2^64 bytes, which the uAPI answers as 0.
             bytes = bytes.wrapping_add(area.range.length().unwrap_or(0));
             from = behind(area.range, range);
@@ -339,6 +342,7 @@ impl<P: Platform> Ioas<P> {
         number: u32,
     ) -> Result<(), P::Error> {
         let area = store.area(number).ok_or(Errno::EIO)?;
+        let before = self.writer.frames_in_use();
         let Self { writer, small_pages, .. } = self;
         // Where the space ends, 7.3 takes what comes first for the whole area and then has nowhere to go on with: unless pages
         // go in one by one, it must be contiguous.
@@ -386,13 +390,16 @@ impl<P: Platform> Ioas<P> {
             }
             store.let_go(area.slice.pages);
         }
+        store.count_frames(before, self.writer.frames_in_use());
         filled
     }
 
     /// Takes an area out of the table, then lets its pins go.
     fn empty(&mut self, store: &mut Store<P>, range: IovaRange, number: u32) {
         if store.area(number).is_some_and(|area| area.filled) {
+            let before = self.writer.frames_in_use();
             self.writer.unmap_area(range);
+            store.count_frames(before, self.writer.frames_in_use());
             store.unfill(number);
         }
     }

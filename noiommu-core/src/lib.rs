@@ -31,7 +31,7 @@ mod vec;
 pub mod vfio;
 
 pub use addr::{Iova, IovaRange, PhysAddr};
-pub use context::{Context, CopyRequest, MapRequest, ObjectId, ObjectKind, Usage};
+pub use context::{Context, CopyRequest, MapRequest, ObjectId, ObjectKind, Totals, Usage};
 pub use errno::Errno;
 pub use ioas::Place;
 pub use space::{AllowedRanges, Area, Fit, IovaSpace, Placement, automatic_iova};

@@ -3,7 +3,7 @@
 use crate::platform::{Caller, PhysRun, Pins, Platform};
 use crate::slab::{NONE, Slab};
 use crate::table::format::Access;
-use crate::{Errno, Iova, IovaRange, PhysAddr};
+use crate::{Errno, Iova, IovaRange, PhysAddr, Totals};
 
 /// Takes runs, with the offset of the first of them.
 type OffsetSink<'a> = dyn FnMut(u64, &[PhysRun]) -> Result<(), Errno> + 'a;
@@ -101,23 +101,39 @@ pub(crate) struct Store<P: Platform> {
     areas: Slab<Area>,
     further: Slab<Option<Further<P::Pins>>>,
     tables: Slab<Option<P::Table>>,
+    /// What there is, counted as it comes and goes.
+    pub(crate) totals: Totals,
 }
 
 impl<P: Platform> Store<P> {
     pub(crate) const fn new() -> Self {
-        Self { pages: Slab::new(), areas: Slab::new(), further: Slab::new(), tables: Slab::new() }
+        Self {
+            pages: Slab::new(),
+            areas: Slab::new(),
+            further: Slab::new(),
+            tables: Slab::new(),
+            totals: Totals::NONE,
+        }
     }
 
     /// Takes note of an IOAS's table; answers its number.
     pub(crate) fn add_table(&mut self, table: P::Table) -> Result<u32, Errno> {
-        self.tables.put(Some(table))
+        let number = self.tables.put(Some(table))?;
+        self.totals.ioases = self.totals.ioases.wrapping_add(1);
+        Ok(number)
     }
 
     pub(crate) fn remove_table(&mut self, number: u32) {
         if let Some(table) = self.tables.get_mut(number) {
             *table = None;
             self.tables.free(number);
+            self.totals.ioases = self.totals.ioases.wrapping_sub(1);
         }
+    }
+
+    /// Takes note of how many frames a table has, and had before.
+    pub(crate) fn count_frames(&mut self, before: u64, after: u64) {
+        self.totals.table_frames = self.totals.table_frames.wrapping_add(after.wrapping_sub(before));
     }
 
     /// Memory with one user, the caller, who lets it go with [`Store::release`].
@@ -183,6 +199,8 @@ impl<P: Platform> Store<P> {
     pub(crate) fn add_area(&mut self, area: Area) -> Result<u32, Errno> {
         let number = self.areas.put(area)?;
         self.hold(area.slice.pages);
+        self.totals.areas = self.totals.areas.wrapping_add(1);
+        self.totals.bytes = self.totals.bytes.wrapping_add(area.slice.length);
         Ok(number)
     }
 
@@ -191,6 +209,8 @@ impl<P: Platform> Store<P> {
         if let Some(area) = self.area(number) {
             self.areas.free(number);
             self.release(area.slice.pages);
+            self.totals.areas = self.totals.areas.wrapping_sub(1);
+            self.totals.bytes = self.totals.bytes.wrapping_sub(area.slice.length);
         }
     }
 
@@ -290,6 +310,8 @@ impl<P: Platform> Store<P> {
         let upper = self.add_area(upper)?;
         if let Some(lower) = self.areas.get_mut(number) {
             lower.slice.length = at;
+            // The upper part has been counted on top of the whole.
+            self.totals.bytes = self.totals.bytes.wrapping_sub(rest);
             if whole.filled {
                 lower.next = upper;
             }
@@ -313,6 +335,7 @@ impl<P: Platform> Store<P> {
         self.remove_area(upper);
         if let Some(lower) = self.areas.get_mut(number) {
             lower.slice.length = lower.slice.length.wrapping_add(upper_area.slice.length);
+            self.totals.bytes = self.totals.bytes.wrapping_add(upper_area.slice.length);
             let whole = lower.slice;
             if lower.filled {
                 self.use_stretches(whole, true);

@@ -341,6 +341,12 @@ fn areas_of_small_pages_can_be_cut() {
         context.cut(ioas, Iova(at)).unwrap();
     }
     assert_eq!(context.usage(ioas).unwrap().areas, 2);
+    let totals = context.totals();
+    assert_eq!(
+        (totals.areas, totals.bytes, totals.maps, totals.unmaps),
+        (2, 0x8000, 2, 1),
+        "one map, cut in two"
+    );
     assert_eq!(pa(&context, ioas, 0x10000, u64::MAX), Ok((place(0x5000_0000), 0x2000)), "not past the cut");
     assert_eq!(pa(&context, ioas, 0x12000, u64::MAX), Ok((place(0x5000_2000), 0x2000)));
     assert_eq!(context.unmap(ioas, range(0x10000, 0x2000)), Ok(0x2000));
@@ -348,6 +354,11 @@ fn areas_of_small_pages_can_be_cut() {
     assert_eq!(pa(&context, ioas, 0x14000, u64::MAX), Ok((place(0x5000_4000), 0x4000)));
     assert_eq!(context.unmap(ioas, IovaRange::ALL), Ok(0x6000));
     assert_eq!((pinned.get(), context.usage(ioas).unwrap().table_frames), (0, 0));
+    let totals = context.totals();
+    assert_eq!(
+        (totals.areas, totals.bytes, totals.maps, totals.unmaps, totals.table_frames),
+        (0, 0, 2, 3, 0)
+    );
 }
 
 #[test]
@@ -471,7 +482,10 @@ proptest! {
                 Op::Detach { device } => { context.detach(devices[device]).unwrap(); attached[device] = false; }
             }
             let live = attached.contains(&true);
-            prop_assert_eq!(context.usage(ioas).unwrap().areas, model.len());
+            let (usage, totals) = (context.usage(ioas).unwrap(), context.totals());
+            prop_assert_eq!(usage.areas, model.len());
+            prop_assert_eq!((totals.ioases, totals.areas, totals.table_frames), (1, usage.areas as u64, usage.table_frames));
+            prop_assert_eq!(totals.bytes, model.values().map(|area| area.0 << 12).sum::<u64>());
             // Copies share; how much, the sequences above say. At most every area has its own, at least every page has one.
             let most: u64 = model.values().map(|area| area.0 << 12).sum();
             let pages: BTreeSet<u64> = model.values().flat_map(|&(count, va)| va..va + count).collect();

@@ -1,5 +1,6 @@
 //! The engine opened: what one process maps and attaches.
 
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use crate::device::{self, Device, Provider};
 use crate::ioas::Ioas;
 use crate::memory::{Memory, Pagemap, PinChoice, PinKind};
 use crate::sim::Sanitizer;
+use crate::stats::{ContextKind, Told};
 use crate::{Error, ErrorKind, Result, files, guardian};
 
 /// The kernel's iommufd.
@@ -39,6 +41,8 @@ pub(crate) struct Inner {
     /// What watches the devices of simulated memory.
     sanitizer: Option<Arc<Sanitizer>>,
     pagemap: Option<Arc<Pagemap>>,
+    /// What others see of it.
+    told: Told,
     /// Devices that are opened have no guardian.
     guardian_waived: AtomicBool,
     /// The last thing of a context on simulated memory.
@@ -49,8 +53,8 @@ pub(crate) struct Inner {
 
 impl Inner {
     /// The engine, locked. A thread that panicked in it has left no rule broken: the engine cannot panic itself.
-    pub(crate) fn engine(&self) -> MutexGuard<'_, core::Context<Memory>> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn engine(&self) -> Engine<'_> {
+        Engine { context: self.engine.lock().unwrap_or_else(PoisonError::into_inner), told: &self.told }
     }
 
     /// Whether this is a forked child of the process that opened the engine.
@@ -114,6 +118,35 @@ impl Inner {
     /// The same when the answer is dropped.
     pub(crate) fn reports_at_end(&self) -> ReportsAtEnd {
         ReportsAtEnd(self.sanitizer.clone())
+    }
+}
+
+/// The engine, locked. What it has is told when it is given back.
+pub(crate) struct Engine<'a> {
+    context: MutexGuard<'a, core::Context<Memory>>,
+    told: &'a Told,
+}
+
+impl Deref for Engine<'_> {
+    type Target = core::Context<Memory>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        &self.context
+    }
+}
+
+impl DerefMut for Engine<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.context
+    }
+}
+
+impl Drop for Engine<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.told.tell(&self.context.totals());
     }
 }
 
@@ -183,6 +216,8 @@ impl Context {
         let pagemap = memory.pagemap().cloned();
         let engine = Mutex::new(core::Context::new(memory));
         let process = crate::process::id();
+        let real = !matches!(pin_kind, Ok(PinKind::Simulated));
+        let told = Told::new(if real { ContextKind::Kit } else { ContextKind::Simulated });
         Self {
             inner: Arc::new(Inner {
                 engine,
@@ -191,6 +226,7 @@ impl Context {
                 iommufd: Mutex::default(),
                 sanitizer,
                 pagemap,
+                told,
                 guardian_waived: AtomicBool::new(false),
                 process,
                 _reports,

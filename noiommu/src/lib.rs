@@ -32,6 +32,7 @@ mod context;
 mod device;
 mod error;
 mod files;
+pub mod frames;
 pub mod guardian;
 mod ioas;
 mod ioctl;
@@ -45,6 +46,7 @@ mod process;
 pub mod raw;
 pub mod serve;
 pub mod sim;
+pub mod stats;
 
 pub use buffer::{Contiguity, DmaBuffer, PageKind};
 pub use context::Context;

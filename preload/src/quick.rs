@@ -14,6 +14,7 @@ use noiommu::serve::File;
 use noiommu_uapi::iommufd::IommuIoasNoiommuGetPa;
 use rustix::thread::{CapabilitySet, capabilities};
 
+use crate::thread::{Thread, here};
 use crate::{copy, gate};
 
 /// The size and no flags, as a word. (Both architectures put the first field lowest.)
@@ -34,7 +35,11 @@ pub(crate) fn get_pa(file: &File, argument: usize) -> bool {
         }
         let Some((address, length)) = file.get_pa(id, iova, length) else { return false };
         // SAFETY: as above; and the place is the one that the program gave to be written to.
-        unsafe { copy::write_words(argument, [plain, ioas, iova, length, address]) }
+        let answered = unsafe { copy::write_words(argument, [plain, ioas, iova, length, address]) };
+        if answered {
+            here(Thread::count_answer);
+        }
+        answered
     })
     .unwrap_or(false)
 }

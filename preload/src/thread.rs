@@ -13,12 +13,14 @@ pub(crate) struct Thread {
     pub(crate) depth: Cell<u32>,
     /// [`CHANGES`] when it asked the kernel, less 1 if the answer was no.
     asked: Cell<u32>,
+    /// Addresses that it was answered the quick way and that have not been told of.
+    answered: Cell<u32>,
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 thread_local! {
     // Without a destructor and with a constant to begin with: reading it never allocates and is always allowed.
-    static THREAD: Thread = const { Thread { depth: Cell::new(0), asked: Cell::new(0) } };
+    static THREAD: Thread = const { Thread { depth: Cell::new(0), asked: Cell::new(0), answered: Cell::new(0) } };
 }
 
 /// Runs `work` with what the calling thread knows.
@@ -83,6 +85,24 @@ impl Thread {
         asked == changes || (asked != changes - 1 && self.ask(changes, ask))
     }
 
+    /// Counts an address that it was answered. Told of in lots: telling takes longer than answering.
+    #[inline(always)]
+    pub(crate) fn count_answer(&self) {
+        const LOT: u32 = 64;
+        let answered = self.answered.get() + 1;
+        if answered < LOT {
+            self.answered.set(answered);
+        } else {
+            self.tell(answered);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, answered: u32) {
+        self.answered.set(0);
+        noiommu::stats::count_lookups(answered.into());
+    }
+
     #[cold]
     fn ask(&self, changes: u32, ask: impl FnOnce() -> bool) -> bool {
         let answer = ask();
@@ -97,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_kernel_is_asked_once_and_after_each_change() {
-        let thread = Thread { depth: Cell::new(0), asked: Cell::new(0) };
+        let thread = Thread { depth: Cell::new(0), asked: Cell::new(0), answered: Cell::new(0) };
         // Nothing else in this test process changes the count.
         let asked = Cell::new(0);
         let known = |answer: bool| {

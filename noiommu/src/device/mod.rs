@@ -46,6 +46,7 @@ pub(crate) use self::sysfs::{MappedBar, SysfsDevice, SysfsResource};
 pub use self::view::{DmaAddr, DmaSegment, DmaView};
 use crate::guardian::{self, Ward};
 use crate::ioas::{self, Ioas};
+use crate::stats::Counted;
 use crate::{Error, ErrorKind, Result, context};
 
 /// How a device is reached.
@@ -247,6 +248,7 @@ pub(crate) struct Inner {
     backend: Box<dyn Backend>,
     id: ObjectId,
     state: Mutex<State>,
+    _counted: Counted,
 }
 
 struct State {
@@ -305,7 +307,15 @@ impl Device {
             recipe: Recipe::default(),
             ward,
         });
-        let device = Self { inner: Arc::new(Inner { context: context.clone(), backend, id, state }) };
+        let device = Self {
+            inner: Arc::new(Inner {
+                context: context.clone(),
+                backend,
+                id,
+                state,
+                _counted: Counted::device(),
+            }),
+        };
         // Whoever had it before may have left bus mastering on. From here on a failure drops the device, quietly.
         device.inner.config().change_command(COMMAND_BUS_MASTER, COMMAND_MEMORY)?;
         Ok(device)

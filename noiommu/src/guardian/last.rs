@@ -8,6 +8,7 @@ use super::board::{Board, SLOTS, blank};
 use super::record::Record;
 use super::rescue::{self, Outcome};
 use super::sys;
+use crate::stats::{RESCUES, RESCUES_DIRECTORY, RESCUES_LONG, RescueOutcome};
 
 /// How many milliseconds to wait before a device that is not quiet is tried again.
 pub(super) const AGAIN: u32 = 5000;
@@ -72,6 +73,27 @@ pub(super) fn tell(record: &Record, driver: i32, outcome: Outcome) {
         sys::write(log, line.text());
         sys::close(log);
     }
+    note(record, driver, outcome);
+}
+
+/// Notes it down for those who count: see [`stats::rescues`](crate::stats::rescues).
+fn note(record: &Record, driver: i32, outcome: Outcome) {
+    sys::make_directory(RESCUES_DIRECTORY);
+    let Some(file) = sys::open_end(RESCUES) else { return };
+    let word = match outcome {
+        _ if outcome.is_quiet() => RescueOutcome::Quiet,
+        Outcome { lost: true, .. } => RescueOutcome::Lost,
+        _ => RescueOutcome::NotQuiet,
+    };
+    let mut line = Line::new();
+    let _ = line.write_str(word.name());
+    if sys::length(file).is_some_and(|length| length < RESCUES_LONG) {
+        let _ = write!(line, " {} {} {driver} {outcome}", sys::now(), record.name());
+    }
+    let _ = line.write_char('\n');
+    // One write, so that lines of several guardians do not mix.
+    sys::write(file, line.text());
+    sys::close(file);
 }
 
 /// A line of text, of bounded length.

@@ -54,6 +54,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use noiommu_core::Errno;
 
+pub(crate) use self::board::{BOARD, Seen, look};
 use self::board::{Board, DIED};
 use self::client::Client;
 #[doc(hidden)]
@@ -62,6 +63,7 @@ use self::own::Own;
 use self::record::Record;
 pub use self::service::Service;
 use crate::device::{QuietStep, Remains, Window};
+use crate::stats::{Guard, tell_guard};
 use crate::{Error, ErrorKind, Result};
 
 /// Where the service listens, if not told otherwise.
@@ -215,6 +217,7 @@ impl Current {
         ALIVE.store(std::ptr::from_ref(&self.board.guardian).cast_mut(), Ordering::Release);
         match &self.keeper {
             Keeper::Own(own) => {
+                tell_guard(Guard::Own, own.process);
                 let apart = self.board.apart.load(Ordering::Relaxed) != 0;
                 tracing::info!(process = own.process, apart, "a guardian has been started");
                 if !apart {
@@ -225,6 +228,7 @@ impl Current {
                 }
             }
             Keeper::Service { path, .. } => {
+                tell_guard(Guard::Service, 0);
                 tracing::info!(socket = %path.display(), "the guardian's service has been told");
             }
         }

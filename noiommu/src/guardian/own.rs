@@ -171,6 +171,7 @@ extern "C" fn run(start: *mut c_void) -> c_int {
     robust.register();
     board.guardian.store(sys::thread().cast_unsigned(), Ordering::Release);
     watch::until_death(parent);
+    board.begin_rescue();
     watch::keep_only(board);
     super::last::rescue_all(board, parent);
     // Ended in order: it has not died. Nobody is left to see it, but for a driver that has gone on by exec.

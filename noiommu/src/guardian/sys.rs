@@ -60,6 +60,33 @@ pub(super) fn write(file: RawFd, from: &[u8]) -> bool {
     answer(unsafe { system!(SYS_write, file, from.as_ptr(), from.len()) }) == Some(from.len())
 }
 
+/// Opens a file to write at its end, which is made if it is not there; a link is not followed.
+pub(super) fn open_end(path: &CStr) -> Option<RawFd> {
+    let flags = libc::O_WRONLY
+        | libc::O_APPEND
+        | libc::O_CREAT
+        | libc::O_NOFOLLOW
+        | libc::O_NONBLOCK
+        | libc::O_CLOEXEC;
+    // SAFETY: the path ends with a zero.
+    let opened = unsafe { system!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) };
+    answer(opened).and_then(|file| RawFd::try_from(file).ok())
+}
+
+/// Where a file ends.
+pub(super) fn length(file: RawFd) -> Option<u64> {
+    // SAFETY: numbers alone.
+    answer(unsafe { system!(SYS_lseek, file, 0, libc::SEEK_END) }).map(|length| length as u64)
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    let mut time = [0i64; 2];
+    // SAFETY: a `timespec` is two numbers of 64 bits, and is here.
+    unsafe { system!(SYS_clock_gettime, libc::CLOCK_REALTIME, time.as_mut_ptr()) };
+    time[0]
+}
+
 /// Reads all of it at an offset; answers whether that was done.
 pub(super) fn read_at(file: RawFd, into: &mut [u8], offset: u64) -> bool {
     // SAFETY: as for `read`.

@@ -586,3 +586,59 @@ fn without_a_guardian_a_device_wants_a_waiver() {
     let claim = fs::read_to_string(tree.file("driver_override")).unwrap();
     assert!(!claim.starts_with("noiommu"), "given back: {claim}");
 }
+
+/// What `noiommu top` shows of a driver, its guardian and its rescue.
+#[test]
+fn others_see_it() {
+    use crate::stats::{self, RescueOutcome};
+    let tree = Tree::new("seen", false);
+    tree.set_register(0x18, 1);
+    let mut victim = start(&tree, "wait");
+    let (driver, guardian) = (victim.child.id(), victim.guardian);
+    let driver_seen = || stats::processes().unwrap().processes.into_iter().find(|it| it.process == driver);
+    let guardian_seen =
+        || stats::processes().unwrap().guardians.into_iter().find(|it| it.process == guardian);
+    let seen = driver_seen().expect("a process of this user");
+    assert_eq!(seen.guardian, Status::Own { process: guardian, apart: victim.apart });
+    assert_eq!((seen.devices, seen.contexts.len()), (1, 1), "{seen:?}");
+    let watching = guardian_seen().expect("a process of this user");
+    assert_eq!((watching.driver, watching.rescuing, watching.loose), (driver, false, 1));
+    victim.kill();
+    let _ = victim.child.wait();
+    eventually("the rescue", || guardian_seen().is_some_and(|it| it.rescuing));
+    assert_eq!(driver_seen(), None, "it has ended");
+    let outcomes = || -> Vec<_> {
+        let of_driver = |it: &stats::Rescue| it.process == Some(driver) && it.device.as_deref() == Some(NAME);
+        stats::rescues().unwrap().into_iter().filter(of_driver).map(|it| it.outcome).collect()
+    };
+    // Who may not write to /run is not counted.
+    let counted = rustix::process::geteuid().is_root();
+    if counted {
+        eventually("the first try's end", || outcomes() == [RescueOutcome::NotQuiet]);
+    }
+    tree.set_register(0x18, 0);
+    eventually("the guardian's end", || !is_running(guardian));
+    assert_eq!(guardian_seen(), None, "it has ended");
+    if counted {
+        assert_eq!(outcomes(), [RescueOutcome::NotQuiet, RescueOutcome::Quiet]);
+    } else {
+        assert_eq!(outcomes(), []);
+    }
+}
+
+/// A guardian that has died is told as dead.
+#[test]
+fn others_see_its_death() {
+    let tree = Tree::new("unguarded", false);
+    let mut victim = start(&tree, "wait");
+    let driver = victim.child.id();
+    // SAFETY: a signal to a guardian that this test has started.
+    unsafe { libc::kill(victim.guardian.cast_signed(), libc::SIGKILL) };
+    let status = || {
+        let seen = crate::stats::processes().unwrap().processes;
+        seen.into_iter().find(|it| it.process == driver).map(|it| it.guardian)
+    };
+    eventually("the news", || status() == Some(Status::Dead));
+    victim.kill();
+    let _ = victim.child.wait();
+}

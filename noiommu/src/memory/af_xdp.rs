@@ -103,7 +103,7 @@ impl PinSource for AfXdpPins {
             }
             held.push(Held { _guarded: guarded, _socket: socket });
         }
-        Ok(Pin::AfXdp { _sockets: held })
+        Ok(Pin::AfXdp { sockets: held })
     }
 }
 

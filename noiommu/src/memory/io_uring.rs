@@ -136,6 +136,11 @@ impl Held {
             Some(_) => self.others.push(slot),
         }
     }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
 }
 
 impl Drop for Held {
@@ -203,7 +208,7 @@ impl PinSource for IoUringPins {
                 done += length;
             }
         }
-        Ok(Pin::IoUring { _slots: held })
+        Ok(Pin::IoUring { slots: held })
     }
 }
 

@@ -16,11 +16,21 @@ pub(crate) struct Vma {
 
 /// The mappings of this process, lowest first; none where they cannot be read.
 pub(crate) fn read() -> Vec<Vma> {
-    try_read().unwrap_or_default()
+    read_of(None).unwrap_or_default()
 }
 
-fn try_read() -> std::io::Result<Vec<Vma>> {
-    Ok(std::fs::read_to_string("/proc/self/maps")?.lines().filter_map(parse).collect())
+/// The mappings of a process; `None`: of this one.
+///
+/// # Errors
+/// What the system answers.
+pub(crate) fn read_of(process: Option<u32>) -> std::io::Result<Vec<Vma>> {
+    let path = match process {
+        Some(process) => format!("/proc/{process}/maps"),
+        None => "/proc/self/maps".to_owned(),
+    };
+    // Names of files may be any bytes.
+    let text = std::fs::read(path)?;
+    Ok(String::from_utf8_lossy(&text).lines().filter_map(parse).collect())
 }
 
 /// `start-end perms offset dev inode   path`
@@ -86,7 +96,7 @@ fn explain(vmas: &[Vma], address: usize, length: usize) -> Option<Reason> {
 /// # Errors
 /// Those of reading the list: what is not known must not pass for ordinary memory.
 pub(crate) fn has_dax(address: usize, length: usize) -> Result<bool> {
-    let vmas = try_read().map_err(|error| {
+    let vmas = read_of(None).map_err(|error| {
         Error::system("reading /proc/self/maps, to see whether the memory is DAX", error)
             .with_remedy("mount /proc; check the open-file limit (ulimit -n)")
     })?;

@@ -24,15 +24,17 @@ use rustix::thread::CapabilitySet;
 
 pub use self::host::kernel_release;
 pub(crate) use self::host::{check_encryption, check_frames, check_release};
-pub(crate) use self::maps::{huge_bytes, read as read_maps};
+pub(crate) use self::maps::{Vma, huge_bytes, read as read_maps, read_of as read_maps_of};
 use self::pagemap::Pieces;
-pub(crate) use self::pagemap::{HUGE, Pagemap};
+pub(crate) use self::pagemap::{HUGE, PageEntry, Pagemap, hidden_frames};
 use self::pin::Pin;
 pub use self::pin::PinKind;
 pub(crate) use self::pin::PinSource;
 pub(crate) use self::pin::refused;
+pub(crate) use self::scan::{Content, contents};
 pub(crate) use self::simulated::SimulatedMemory;
 use crate::error::ErrorKind;
+use crate::stats::Counted;
 use crate::{Error, Result, guardian};
 pub(crate) use arena::Arena;
 
@@ -148,7 +150,8 @@ impl Memory {
                 guardian::check()?;
                 let pieces = pagemap.pieces(address, length)?;
                 let pin = pins.pin(&pieces)?;
-                Held::Real { pagemap: pagemap.clone(), pieces, _pin: pin }
+                let counted = Counted::pins(pin.slots() as u64, length as u64);
+                Held::Real { pagemap: pagemap.clone(), pieces, _pin: pin, _counted: counted }
             }
         };
         Ok(HostPins { held, view })
@@ -241,7 +244,7 @@ pub(crate) struct HostPins {
 }
 
 enum Held {
-    Real { pagemap: Arc<Pagemap>, pieces: Pieces, _pin: Pin },
+    Real { pagemap: Arc<Pagemap>, pieces: Pieces, _pin: Pin, _counted: Counted },
     Simulated(simulated::SimulatedPins),
     Told(Vec<(PhysAddr, u64)>),
 }

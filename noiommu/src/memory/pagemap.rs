@@ -15,6 +15,7 @@ use crate::error::{ErrorKind, errno_of};
 use crate::{Error, Result};
 
 const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
 const FILE_OR_SHARED: u64 = 1 << 61;
 const PFN: u64 = (1 << 55) - 1;
 /// Entries read at a time: 64 KiB.
@@ -33,13 +34,23 @@ impl PageEntry {
         (self.0 & PRESENT != 0 && self.0 & PFN != 0).then(|| PhysAddr((self.0 & PFN) * page_size as u64))
     }
 
+    /// An entry, as the file has it.
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_ne_bytes(bytes))
+    }
+
+    /// Whether the page is in swap space, or on its way elsewhere.
+    pub(crate) fn swapped(self) -> bool {
+        self.0 & (PRESENT | SWAPPED) == SWAPPED
+    }
+
     /// Whether the page is in memory, but its place hidden.
-    fn hidden(self) -> bool {
+    pub(crate) fn hidden(self) -> bool {
         self.0 & PRESENT != 0 && self.0 & PFN == 0
     }
 
     /// Whether the page belongs to a file or to shared memory.
-    fn file_or_shared(self) -> bool {
+    pub(crate) fn file_or_shared(self) -> bool {
         self.0 & FILE_OR_SHARED != 0
     }
 }

@@ -47,8 +47,18 @@ pub(crate) trait PinSource: Send + Sync {
 
 /// Pinned pages; let go of on drop.
 pub(crate) enum Pin {
-    IoUring { _slots: io_uring::Held },
-    AfXdp { _sockets: Vec<af_xdp::Held> },
+    IoUring { slots: io_uring::Held },
+    AfXdp { sockets: Vec<af_xdp::Held> },
+}
+
+impl Pin {
+    /// Buffers of rings, or sockets, that hold them.
+    pub(crate) fn slots(&self) -> usize {
+        match self {
+            Self::IoUring { slots } => slots.count(),
+            Self::AfXdp { sockets } => sockets.len(),
+        }
+    }
 }
 
 /// What a refused pin of `length` bytes at `address` means; `doing` names the source.

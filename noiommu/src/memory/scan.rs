@@ -40,6 +40,11 @@ const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
 /// PAGE_IS_HUGE: mapped by a PMD or larger.
 const PAGE_IS_HUGE: u64 = 1 << 6;
 
+/// The other categories that are asked for here.
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_ZERO_PAGE: u64 = 1 << 5;
+
 /// Regions told by a call.
 const REGIONS: usize = 64;
 
@@ -96,6 +101,60 @@ pub(super) fn all_huge(file: &File, first: usize, last: usize) -> Option<Vec<(us
     Some(found)
 }
 
+/// What pages are, as far as a picture of them goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Content {
+    /// In memory, mapped by pages or by huge pages.
+    Present { huge: bool },
+    /// Read, but never written: all such pages are one.
+    Zero,
+    /// In swap space, or on the way to another place.
+    Swapped,
+}
+
+/// Hands the parts of `first..last` that are not empty to `sink`, in order; `None` where the kernel cannot tell, which it says before
+/// the first.
+///
+/// # Errors
+/// Those of `sink`.
+pub(crate) fn contents<E>(
+    file: &File,
+    first: usize,
+    last: usize,
+    sink: &mut dyn FnMut(usize, usize, Content) -> Result<(), E>,
+) -> Option<Result<(), E>> {
+    let mut regions = [ScanRegion::default(); REGIONS];
+    let mut start = first;
+    while start < last {
+        let argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            start: start as u64,
+            end: last as u64,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: regions.len() as u64,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_ZERO_PAGE | PAGE_IS_HUGE,
+            ..ScanArgument::default()
+        };
+        let (count, walk_end) = call(file, argument)?;
+        for region in regions.iter().take(count) {
+            let content = match region.categories {
+                it if it & PAGE_IS_PRESENT == 0 => Content::Swapped,
+                it if it & PAGE_IS_ZERO_PAGE != 0 => Content::Zero,
+                it => Content::Present { huge: it & PAGE_IS_HUGE != 0 },
+            };
+            if let Err(error) = sink(region.start as usize, region.end as usize, content) {
+                return Some(Err(error));
+            }
+        }
+        if walk_end <= start {
+            break;
+        }
+        start = walk_end;
+    }
+    Some(Ok(()))
+}
+
 /// The first page or huge page in `first..last` that huge pages map, or the first that they do not.
 fn first_page(file: &File, first: usize, last: usize, huge: bool) -> Option<Option<(usize, usize)>> {
     let mut region = [ScanRegion::default()];
@@ -113,7 +172,7 @@ fn scan(
     huge: bool,
     regions: &mut [ScanRegion],
 ) -> Option<(usize, usize)> {
-    let mut argument = ScanArgument {
+    let argument = ScanArgument {
         size: size_of::<ScanArgument>() as u64,
         start: first as u64,
         end: last as u64,
@@ -126,6 +185,11 @@ fn scan(
         max_pages: if regions.len() == 1 { 1 } else { 0 },
         ..ScanArgument::default()
     };
+    call(file, argument)
+}
+
+/// The call. Its `vec` is memory of the caller's that lives through it.
+fn call(file: &File, mut argument: ScanArgument) -> Option<(usize, usize)> {
     // SAFETY: the argument and the vector it names live through the call, which writes at most `vec_len` regions.
     let count = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
     Some((usize::try_from(count).ok()?, argument.walk_end as usize))

@@ -11,6 +11,7 @@ use super::group::{Group, GroupFile};
 use super::iommufd::Iommufd;
 use super::memory::ServedMemory;
 use crate::process;
+use crate::stats::Counted;
 
 /// All that a server serves.
 pub(super) struct World {
@@ -39,6 +40,8 @@ pub(super) struct State {
     process: u32,
     /// The iommufd that it is bound to, and its number there.
     bound: Option<(Arc<Iommufd>, ObjectId)>,
+    /// While it is open.
+    counted: Option<Counted>,
 }
 
 impl Device {
@@ -59,6 +62,7 @@ impl Device {
             return Err(if error == Errno::EBUSY { Errno::EINVAL } else { error });
         }
         (state.opened, state.process) = (1, process::id());
+        state.counted = Some(Counted::device());
         state.bound = Some((iommufd.clone(), id));
         Ok(id)
     }
@@ -68,6 +72,7 @@ impl Device {
         let mut state = self.state();
         self.close_last(&state);
         state.opened = 0;
+        state.counted = None;
         if let Some((iommufd, id)) = state.bound.take() {
             let _ = iommufd.context().unbind(id);
         }
@@ -88,6 +93,7 @@ impl Device {
         if state.opened == 0 {
             self.served.open_first()?;
             state.process = process::id();
+            state.counted = Some(Counted::device());
         }
         state.opened += 1;
         Ok(())
@@ -98,6 +104,7 @@ impl Device {
         let mut state = self.state();
         state.opened = state.opened.saturating_sub(1);
         if state.opened == 0 {
+            state.counted = None;
             self.close_last(&state);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -9,17 +10,21 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use noiommu_core::ioctl::Process;
 use noiommu_core::platform::Caller as Privileges;
 use noiommu_core::{Context, Errno, Iova, ObjectId, UserMemory};
+use noiommu_uapi::iommufd::IOMMU_IOAS_NOIOMMU_GET_PA;
 use rustix::fs::OFlags;
 
 use super::fault_queue::FaultQueueFile;
 use super::file::{Caller, FileOperations, MmapRequest};
 use super::memory::{BarSlice, ServedBacking, ServedMemory};
 use crate::memory::Backing;
+use crate::stats::{ContextKind, Told, count_lookups};
 
 /// A context that open files and bound devices share; it ends with the last of them.
 pub(super) struct Iommufd {
     /// Held for reading by those who only ask for addresses.
     context: RwLock<Context<ServedMemory>>,
+    /// What others see of it.
+    told: Told,
     /// Memory of devices has been mapped, or was about to be. It may be taken back, which only the engine's full rules see.
     has_bars: AtomicBool,
 }
@@ -30,13 +35,40 @@ impl Iommufd {
         memory.prepare();
         Arc::new(Self {
             context: RwLock::new(Context::new(memory.clone())),
+            told: Told::new(ContextKind::Served),
             has_bars: AtomicBool::new(false),
         })
     }
 
     /// The context, locked. Nothing panics while it is, so a poisoned lock is as good as any.
-    pub(super) fn context(&self) -> RwLockWriteGuard<'_, Context<ServedMemory>> {
-        self.context.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn context(&self) -> Locked<'_> {
+        Locked { context: self.context.write().unwrap_or_else(PoisonError::into_inner), told: &self.told }
+    }
+}
+
+/// The context, locked. What it has is told when it is given back.
+pub(super) struct Locked<'a> {
+    context: RwLockWriteGuard<'a, Context<ServedMemory>>,
+    told: &'a Told,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Context<ServedMemory>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.context
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.context
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.told.tell(&self.context.totals());
     }
 }
 
@@ -51,6 +83,9 @@ impl FileOperations for IommufdFile {
             tracing::debug!(request, %error, "an ioctl on /dev/iommu is refused");
             error.errno()
         })?;
+        if request == IOMMU_IOAS_NOIOMMU_GET_PA {
+            count_lookups(1);
+        }
         Ok(i64::from(answer))
     }
 
