@@ -44,6 +44,8 @@ enum Guest {
         /// Which interfaces it has
         variant: vm::Variant,
     },
+    /// A driver of yours, on an emulated device and a stock Debian kernel
+    Driver(vm::Driver),
     /// A stock Debian kernel and an edu device
     StockEdu(vm::Stock),
     /// The same behind an emulated IOMMU: the device must be refused
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.task {
         Task::Vm(Guest::Bench(options)) => return Ok(vm::bench(&project, options)),
         Task::Vm(Guest::Kernel { variant }) => vm::kernel_image(&project, *variant),
+        Task::Vm(Guest::Driver(options)) => vm::driver(&project, options),
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
         Task::Vm(Guest::Mixed(options)) => vm::mixed(&project, options),
