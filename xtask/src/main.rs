@@ -1,6 +1,7 @@
 //! The project's tasks: `cargo xtask vm ...` runs guests, `cargo xtask test` runs everything that must hold.
 
 mod command;
+mod guide;
 mod lookup_code;
 mod project;
 mod steps;
@@ -32,6 +33,8 @@ enum Task {
     Soak(Soak),
     /// Record what the reference kernel answers to the conformance cases, into the tree
     Golden(vm::Options),
+    /// Follow the guide: run its commands, compare what they say, check its links
+    Guide(guide::Options),
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -105,6 +108,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
         Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
+        Task::Guide(options) => guide::guide(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }?;
     Ok(ExitCode::SUCCESS)
