@@ -1,6 +1,8 @@
 //! A reader who does what the pages say.
 
 use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -110,6 +112,9 @@ impl Reader {
         }
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("exec 2>&1\n{line}")]).current_dir(&self.place).stdin(Stdio::null());
+        // `noiommu` is the program that the quick start has built.
+        let path = [self.target.join("release").into_os_string(), env::var_os("PATH").unwrap_or_default()];
+        shell.env("PATH", path.join(OsStr::new(":")));
         shell.env("CARGO_TARGET_DIR", &self.target).env("CARGO_TERM_COLOR", "never").env("NO_COLOR", "1");
         let output = shell.output().context("sh")?;
         let said = String::from_utf8_lossy(&output.stdout);

@@ -54,13 +54,6 @@ pub(crate) struct Options {
     build: bool,
 }
 
-impl Options {
-    /// The defaults, with the commands that boot a guest.
-    pub(crate) fn with_guests() -> Self {
-        Self { vm: true, ..Self::default() }
-    }
-}
-
 /// Checks the guide, and follows it.
 pub(crate) fn guide(project: &Project, options: &Options) -> Result<()> {
     let pages = page::read_all(&project.root.join(PAGES))?;

@@ -13,7 +13,8 @@ use crate::project::Project;
 
 /// What the pages name that does not exist.
 pub(super) fn check(project: &Project, pages: &[Page]) -> Result<Vec<String>> {
-    command::output(project.cargo().args(["build", "--release", "--package", "noiommu-cli"]))?;
+    // As other steps of the tests start it, so that it is built once.
+    command::output(project.cargo().args(["run", "--quiet", "--release", "--", "--version"]))?;
     let mut helps = Helps {
         noiommu: project.target.join("release/noiommu"),
         xtask: env::current_exe().context("where this program is")?,
