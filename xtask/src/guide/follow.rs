@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -14,10 +15,13 @@ use super::page::{Block, Page};
 use super::{compare, room};
 use crate::command;
 use crate::project::Project;
-use crate::ui::Work;
+use crate::ui::{self, Work};
 
 /// How much of a command's output an error carries.
 const TAIL: usize = 40;
+
+/// A command that takes longer is told, so that it is known where the time goes.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// The reader, in a clone.
 pub(super) struct Reader {
@@ -56,16 +60,16 @@ impl Reader {
         for block in &page.blocks {
             let at = || format!("{}:{}", page.path.display(), block.line);
             work.set_message(at());
-            self.block(block).with_context(at)?;
+            self.block(block, work).with_context(at)?;
         }
         Ok(())
     }
 
-    fn block(&mut self, block: &Block) -> Result<()> {
+    fn block(&mut self, block: &Block, work: &Work) -> Result<()> {
         let (kind, rest) = block.mark.split_once([' ', ':']).unwrap_or((&block.mark, ""));
         let rest = rest.trim();
         match kind {
-            "run" => self.commands(block, rest),
+            "run" => self.commands(block, rest, work),
             "shown" => {
                 self.leave(block, rest);
                 Ok(())
@@ -77,7 +81,7 @@ impl Reader {
         }
     }
 
-    fn commands(&mut self, block: &Block, how: &str) -> Result<()> {
+    fn commands(&mut self, block: &Block, how: &str, work: &Work) -> Result<()> {
         match how {
             "guest" if !self.vm => {
                 self.leave(block, "since they boot a guest (--vm)");
@@ -93,9 +97,13 @@ impl Reader {
         let commands = commands(&block.text)?;
         let last = commands.len().saturating_sub(1);
         for (index, (line, shown)) in commands.iter().enumerate() {
+            let began = Instant::now();
             self.command(line, shown, how == "fails" && index == last)
                 .with_context(|| format!("$ {line}"))?;
             self.run += 1;
+            if began.elapsed() > SLOW {
+                work.print(format_args!("{}: $ {line}", ui::seconds(began.elapsed())));
+            }
         }
         Ok(())
     }
@@ -116,6 +124,8 @@ impl Reader {
         let path = [self.target.join("release").into_os_string(), env::var_os("PATH").unwrap_or_default()];
         shell.env("PATH", path.join(OsStr::new(":")));
         shell.env("CARGO_TARGET_DIR", &self.target).env("CARGO_TERM_COLOR", "never").env("NO_COLOR", "1");
+        // A reader's shell has none, and panics that are meant would fill the screen.
+        shell.env_remove("RUST_BACKTRACE");
         let output = shell.output().context("sh")?;
         let said = String::from_utf8_lossy(&output.stdout);
         let came: Vec<&str> = said.lines().collect();
