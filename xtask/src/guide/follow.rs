@@ -82,23 +82,23 @@ impl Reader {
     }
 
     fn commands(&mut self, block: &Block, how: &str, work: &Work) -> Result<()> {
-        match how {
-            "guest" if !self.vm => {
-                self.leave(block, "since they boot a guest (--vm)");
-                return Ok(());
-            }
-            "root" if !rustix::process::geteuid().is_root() => {
-                self.leave(block, "since they want root");
-                return Ok(());
-            }
-            "" | "guest" | "root" | "fails" => {}
-            other => bail!("no such way to run it: {other}"),
+        let how: Vec<&str> = how.split_whitespace().collect();
+        if let Some(word) = how.iter().find(|word| !["guest", "root", "fails"].contains(word)) {
+            bail!("no such way to run it: {word}");
+        }
+        if how.contains(&"guest") && !self.vm {
+            self.leave(block, "since they boot a guest (--vm)");
+            return Ok(());
+        }
+        if how.contains(&"root") && !rustix::process::geteuid().is_root() {
+            self.leave(block, "since they want root");
+            return Ok(());
         }
         let commands = commands(&block.text)?;
         let last = commands.len().saturating_sub(1);
         for (index, (line, shown)) in commands.iter().enumerate() {
             let began = Instant::now();
-            self.command(line, shown, how == "fails" && index == last)
+            self.command(line, shown, how.contains(&"fails") && index == last)
                 .with_context(|| format!("$ {line}"))?;
             self.run += 1;
             if began.elapsed() > SLOW {

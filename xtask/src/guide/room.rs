@@ -32,6 +32,14 @@ pub(super) fn make(project: &Project) -> Result<PathBuf> {
             copied += 1;
         }
     }
+    // Build scripts look at the times of directories, too; those are set last, when nothing is put into them any more.
+    let mut directories: Vec<&Path> =
+        names.split('\0').flat_map(|name| Path::new(name).ancestors().skip(1)).collect();
+    directories.sort();
+    directories.dedup();
+    for directory in directories.into_iter().rev().filter(|directory| clone.join(directory).is_dir()) {
+        keep_time(&project.root.join(directory), &File::open(clone.join(directory))?)?;
+    }
     ensure!(copied > 0, "git knows no file of {}", project.root.display());
     Ok(clone)
 }
@@ -39,7 +47,11 @@ pub(super) fn make(project: &Project) -> Result<PathBuf> {
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().context("a file without a directory")?)?;
     fs::copy(from, to)?;
+    keep_time(from, &File::options().write(true).open(to)?)
+}
+
+fn keep_time(from: &Path, to: &File) -> Result<()> {
     let modified = fs::metadata(from)?.modified()?;
-    File::options().write(true).open(to)?.set_times(FileTimes::new().set_modified(modified))?;
+    to.set_times(FileTimes::new().set_modified(modified))?;
     Ok(())
 }
