@@ -54,6 +54,23 @@ impl PageKind {
 ///
 /// A device may change it at any time once it is mapped, so it is never behind a reference: bytes are copied in and out
 /// with atomic accesses.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Contiguity, DmaBuffer};
+///
+/// let buffer = DmaBuffer::new(10_000, Contiguity::Best)?;
+/// buffer.write(5000, b"to the device")?;
+/// let mut bytes = [0; 13];
+/// buffer.read(5000, &mut bytes)?;
+/// assert_eq!(&bytes, b"to the device");
+/// // Words that a device looks at are stored in one access.
+/// buffer.store_u32(64, 7u32.to_le())?;
+/// assert_eq!(u32::from_le(buffer.load_u32(64)?), 7);
+/// assert!(buffer.load_u32(9_999).is_err(), "past the end");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct DmaBuffer {
     memory: NonNull<u8>,

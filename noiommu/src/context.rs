@@ -26,6 +26,22 @@ const CONTAINER: &str = "/dev/vfio/vfio";
 ///
 /// It belongs to the process that opened it. After a fork the parent goes on as before; in the child, mapping and turning
 /// on bus mastering are refused, and dropping what it inherited does nothing to the parent's pins and devices.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Context, ErrorKind};
+///
+/// // Real memory, where this process may see it; else simulated, which tests use anyway.
+/// let context = match Context::new() {
+///     Ok(context) => context,
+///     Err(error) if error.kind() == ErrorKind::NoPhysicalAddresses => Context::simulated(),
+///     Err(error) => return Err(error),
+/// };
+/// let ioas = context.ioas()?;
+/// assert_eq!(ioas.usage().areas, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,

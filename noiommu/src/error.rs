@@ -51,6 +51,20 @@ pub enum ErrorKind {
 }
 
 /// An error: what was tried, why it failed, and what helps.
+///
+/// ```
+/// use noiommu::{Context, ErrorKind};
+///
+/// let error = Context::simulated().open("0000:00:04.0").unwrap_err();
+/// match error.kind() {
+///     // A program chooses by the kind.
+///     ErrorKind::Unsupported => {}
+///     _ => unreachable!(),
+/// }
+/// // A person reads what failed, and what helps.
+/// assert_eq!(error.cause(), "a real device cannot reach simulated memory");
+/// assert!(error.remedy().is_some());
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,

@@ -1,6 +1,7 @@
 //! The project's tasks: `cargo xtask vm ...` runs guests, `cargo xtask test` runs everything that must hold.
 
 mod command;
+mod guide;
 mod lookup_code;
 mod project;
 mod steps;
@@ -32,6 +33,8 @@ enum Task {
     Soak(Soak),
     /// Record what the reference kernel answers to the conformance cases, into the tree
     Golden(vm::Options),
+    /// Follow the guide: run its commands, compare what they say, check its links
+    Guide(guide::Options),
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -44,6 +47,8 @@ enum Guest {
         /// Which interfaces it has
         variant: vm::Variant,
     },
+    /// A driver of yours, on an emulated device and a stock Debian kernel
+    Driver(vm::Driver),
     /// A stock Debian kernel and an edu device
     StockEdu(vm::Stock),
     /// The same behind an emulated IOMMU: the device must be refused
@@ -92,6 +97,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.task {
         Task::Vm(Guest::Bench(options)) => return Ok(vm::bench(&project, options)),
         Task::Vm(Guest::Kernel { variant }) => vm::kernel_image(&project, *variant),
+        Task::Vm(Guest::Driver(options)) => vm::driver(&project, options),
         Task::Vm(Guest::StockEdu(options)) => vm::stock_edu(&project, options),
         Task::Vm(Guest::StockIommu(options)) => vm::stock_iommu(&project, options),
         Task::Vm(Guest::Mixed(options)) => vm::mixed(&project, options),
@@ -105,6 +111,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
         Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),
+        Task::Guide(options) => guide::guide(&project, options),
         Task::Test(options) => steps::run(&project, options),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -1,40 +1,26 @@
 //! A driver for the edu device of QEMU (vendor 1234, device 11e8), on the *noiommu* kit: the same code drives the real
-//! emulated device and the simulated one.
+//! emulated device and the simulated one. It is what the tutorial of the guide ends with (docs/guide).
 //!
-//! The device has a buffer of its own and a DMA engine that copies between that buffer and memory, by physical address.
-//! See QEMU's documentation, *docs/specs/edu.rst*.
+//! The device has a buffer of its own and a DMA engine that copies between that buffer and memory.
+
+mod interrupts;
+mod registers;
+mod transfer;
 
 use std::time::{Duration, Instant};
 
-use noiommu::{Bar, Device, DmaView, Error, Ioas, Quiet, Result};
+use noiommu::{Bar, Device, Error, Ioas, Quiet, Result};
+
+use registers::{BAR, FACTORIAL, IDENTIFICATION, LIVENESS, STATUS, STATUS_COMPUTING};
+pub use transfer::BUFFER_SIZE;
 
 /// Vendor and device id.
 pub const ID: (u16, u16) = (0x1234, 0x11e8);
 
-/// Bytes of the device's buffer that this driver uses: half of it, because QEMU 7.2 aborts when a transfer reaches its end.
-pub const BUFFER_SIZE: u64 = 2048;
-
-const IDENTIFICATION: u64 = 0x00;
-const LIVENESS: u64 = 0x04;
-const FACTORIAL: u64 = 0x08;
-const STATUS: u64 = 0x20;
-const INTERRUPT_STATUS: u64 = 0x24;
-const INTERRUPT_RAISE: u64 = 0x60;
-const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
-const DMA_SOURCE: u64 = 0x80;
-const DMA_DESTINATION: u64 = 0x88;
-const DMA_COUNT: u64 = 0x90;
-const DMA_COMMAND: u64 = 0x98;
-
-const STATUS_COMPUTING: u32 = 1;
-const COMMAND_START: u64 = 1;
-const COMMAND_FROM_DEVICE: u64 = 2;
-/// Where the device's buffer lies in its own address space.
-const BUFFER: u64 = 0x4_0000;
 /// QEMU's device takes 100 ms for a transfer, in the guest's time.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An edu device, ready to copy.
+/// An edu device, ready to work.
 #[derive(Debug)]
 pub struct Edu {
     registers: Bar,
@@ -51,8 +37,8 @@ impl Edu {
         if device.id()? != ID {
             return Err(Error::wrong_device(device.name(), "edu"));
         }
-        let registers = device.bar(0)?;
-        if registers.read_u32(IDENTIFICATION)? & 0xff != 0xed {
+        let registers = device.bar(BAR)?;
+        if registers.get(IDENTIFICATION)? & 0xff != 0xed {
             return Err(Error::wrong_device(device.name(), "edu"));
         }
         device.attach(ioas)?;
@@ -80,91 +66,30 @@ impl Edu {
     /// # Errors
     /// What the kit answers.
     pub fn version(&self) -> Result<(u8, u8)> {
-        let [major, minor, ..] = self.registers.read_u32(IDENTIFICATION)?.to_be_bytes();
+        let [_, _, minor, major] = self.registers.get(IDENTIFICATION)?.to_le_bytes();
         Ok((major, minor))
     }
 
-    /// Whether the device inverts what is written to its liveness register.
+    /// Whether the device answers as it should: it gives back the inverse of what it is told.
     ///
     /// # Errors
     /// What the kit answers.
     pub fn is_alive(&self) -> Result<bool> {
-        const PROBE: u32 = 0x1357_9bdf;
-        self.registers.write_u32(LIVENESS, PROBE)?;
-        Ok(self.registers.read_u32(LIVENESS)? == !PROBE)
+        self.registers.set(LIVENESS, 0x1234_5678)?;
+        Ok(self.registers.get(LIVENESS)? == !0x1234_5678)
     }
 
-    /// n!, modulo 2^32, by the device.
+    /// n!, modulo 2^32, computed by the device.
     ///
     /// # Errors
-    /// EIO when it does not answer in time; ENODEV when it is gone; what the kit answers.
+    /// EIO when the device does not finish; ENODEV when it is gone; what the kit answers.
     pub fn factorial(&self, n: u32) -> Result<u32> {
-        self.registers.write_u32(FACTORIAL, n)?;
-        self.wait("computing", || Ok(self.registers.read_u32(STATUS)? & STATUS_COMPUTING == 0))?;
-        self.registers.read_u32(FACTORIAL)
+        self.registers.set(FACTORIAL, n)?;
+        self.wait("computing", || Ok(self.registers.get(STATUS)? & STATUS_COMPUTING == 0))?;
+        self.registers.get(FACTORIAL)
     }
 
-    /// Copies `length` bytes at `offset` of a mapping into the device's buffer, from its beginning on.
-    ///
-    /// # Errors
-    /// EINVAL past the end of the mapping or for more than [`BUFFER_SIZE`]; EIO when the device does not finish;
-    /// ENODEV when it is gone; what the kit answers.
-    pub fn load(&self, from: &DmaView, offset: u64, length: u64) -> Result<()> {
-        self.transfer(from, offset, length, 0)
-    }
-
-    /// Copies `length` bytes from the beginning of the device's buffer to `offset` of a mapping.
-    ///
-    /// # Errors
-    /// As for [`Edu::load`].
-    pub fn store(&self, to: &DmaView, offset: u64, length: u64) -> Result<()> {
-        self.transfer(to, offset, length, COMMAND_FROM_DEVICE)
-    }
-
-    fn transfer(&self, view: &DmaView, offset: u64, length: u64, direction: u64) -> Result<()> {
-        if length > BUFFER_SIZE {
-            return Err(Error::bad_argument(format!(
-                "{length} bytes, but the device's buffer holds {BUFFER_SIZE}"
-            )));
-        }
-        let mut inside = BUFFER;
-        for piece in view.range(offset, length)? {
-            let place = piece.address.bits();
-            let (source, destination) = if direction == 0 { (place, inside) } else { (inside, place) };
-            self.registers.write_u64(DMA_SOURCE, source)?;
-            self.registers.write_u64(DMA_DESTINATION, destination)?;
-            self.registers.write_u64(DMA_COUNT, piece.length)?;
-            self.registers.write_u64(DMA_COMMAND, COMMAND_START | direction)?;
-            let done =
-                self.wait("copying", || Ok(self.registers.read_u64(DMA_COMMAND)? & COMMAND_START == 0));
-            if let Err(error) = done {
-                // It may still write: not before it is quiet may the caller have its memory back.
-                self.device.quiesce()?;
-                return Err(error);
-            }
-            inside += piece.length;
-        }
-        Ok(())
-    }
-
-    /// Has the device raise an interrupt for these reasons, bits of its interrupt status.
-    ///
-    /// # Errors
-    /// What the kit answers.
-    pub fn raise(&self, reasons: u32) -> Result<()> {
-        self.registers.write_u32(INTERRUPT_RAISE, reasons)
-    }
-
-    /// Takes the reasons why the device interrupts, and with them the interrupt: its line falls.
-    ///
-    /// # Errors
-    /// What the kit answers.
-    pub fn acknowledge(&self) -> Result<u32> {
-        let reasons = self.registers.read_u32(INTERRUPT_STATUS)?;
-        self.registers.write_u32(INTERRUPT_ACKNOWLEDGE, reasons)?;
-        Ok(reasons)
-    }
-
+    /// Polls until something is done: ever more seldom, and not for ever.
     fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Duration::from_micros(1);
@@ -182,7 +107,7 @@ impl Edu {
         Ok(())
     }
 
-    /// Gives the device up, quiet.
+    /// Gives the device up, quiet. Dropping it does the same, but cannot tell how it went.
     ///
     /// # Errors
     /// When it cannot be made quiet.

@@ -18,6 +18,21 @@ pub(crate) trait Registers: Send + Sync {
 }
 
 /// A memory BAR of a device. Values are little-endian in the device and native here; cheap to clone.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Context, ErrorKind};
+///
+/// let registers = Context::simulated().sim_edu()?.bar(0)?;
+/// registers.write_u32(0x04, 0x1234_5678)?; // edu: reads back inverted
+/// assert_eq!(registers.read_u32(0x04)?, !0x1234_5678);
+/// let past = registers.read_u32(registers.size()).unwrap_err();
+/// assert_eq!(past.kind(), ErrorKind::Argument);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Registers that know their width and what may be done with them: [`Register`](crate::Register).
 #[derive(Clone)]
 pub struct Bar {
     registers: Arc<dyn Registers>,

@@ -128,6 +128,23 @@ impl Source {
 /// there for reading, and call [`Interrupt::try_wait`] when it is ready, until that answers `None`, which suits both
 /// level-triggered and edge-triggered waiting. Nothing else is to read from the descriptor: what there is to read depends on
 /// the provider.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use std::time::Duration;
+/// use noiommu::{Context, InterruptKind};
+///
+/// let device = Context::simulated().sim_edu()?;
+/// let interrupts = device.enable_interrupts(InterruptKind::Intx, 1)?;
+/// let (interrupt, registers) = (&interrupts[0], device.bar(0)?);
+/// assert_eq!(interrupt.try_wait()?, None);
+/// registers.write_u32(0x60, 1)?; // edu: raise
+/// assert_eq!(interrupt.wait(Some(Duration::from_secs(60)))?, Some(1));
+/// registers.write_u32(0x64, 1)?; // edu: heard
+/// interrupt.unmask()?; // a line is masked when it comes
+/// # Ok(())
+/// # }
+/// ```
 pub struct Interrupt {
     source: Source,
     kind: InterruptKind,

@@ -239,6 +239,29 @@ pub(crate) enum Addressing {
 /// Dropping it makes it quiet first; only then is the memory of dropped mappings let go. If it cannot be proved quiet,
 /// its IOAS and all memory in it stay pinned until the process ends, and an error is logged. A device that is being removed may
 /// not be reset any more, so this is what becomes of its memory.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Context, Contiguity, DmaBuffer};
+///
+/// let context = Context::simulated();
+/// let ioas = context.ioas()?;
+/// let device = context.sim_edu()?; // a real one: context.open("0000:00:04.0")?
+/// assert_eq!(device.id()?, (0x1234, 0x11e8));
+/// device.attach(&ioas)?;
+///
+/// let mapping = ioas.map(DmaBuffer::new(4096, Contiguity::Pages)?)?;
+/// let registers = device.bar(0)?;
+/// // SAFETY: nothing is written to the device that makes it reach memory.
+/// unsafe { device.enable_bus_master()? };
+/// drop(mapping);
+/// assert_eq!(ioas.quarantined(), 1, "it might still reach it");
+/// assert!(device.quiesce()?.bus_master_off);
+/// assert_eq!(ioas.quarantined(), 0);
+/// # drop(registers);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Device {
     inner: Arc<Inner>,
 }

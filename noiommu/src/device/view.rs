@@ -51,6 +51,27 @@ pub struct DmaSegment {
 
 /// The addresses of a mapping for one device. Keeps the mapping alive, so an address in it never goes stale. It takes 8 bytes for each
 /// 4 KiB of the mapping, and 24 for each contiguous piece.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Context, Contiguity, DmaBuffer};
+///
+/// let context = Context::simulated();
+/// let (ioas, device) = (context.ioas()?, context.sim_edu()?);
+/// device.attach(&ioas)?;
+/// let mapping = ioas.map(DmaBuffer::new(3 * 4096, Contiguity::Pages)?)?;
+/// let view = mapping.for_device(&device)?;
+///
+/// // A part of it, for a device that takes an address and a length: as many commands as there are pieces.
+/// for piece in view.range(4000, 200)? {
+///     println!("{} bytes at {}", piece.length, piece.address);
+/// }
+/// // A descriptor that names a page: one load.
+/// assert_eq!(view.address(4096), Some(view.at(4096)?.address));
+/// assert!(view.at(3 * 4096).is_err(), "past the end");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct DmaView {
     segments: Box<[DmaSegment]>,

@@ -77,6 +77,22 @@ const WAIVER: &str = "run it as a service of its own (noiommu guardian --listen)
      without: NOIOMMU_GUARDIAN=waived, or Context::waive_guardian()";
 
 /// Who guards this process.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::guardian::{self, Status};
+///
+/// match guardian::status() {
+///     // Nothing is mapped any more until there is another.
+///     Status::Dead => guardian::restart()?,
+///     // Simulated devices need none: they die with the process.
+///     Status::None => {}
+///     Status::Own { process, .. } => println!("guarded by process {process}"),
+///     _ => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Status {

@@ -203,6 +203,21 @@ fn errno(error: rustix::io::Errno) -> Errno {
 }
 
 /// The service, listening.
+///
+/// ```
+/// use noiommu::guardian::Service;
+///
+/// # fn main() -> noiommu::Result<()> {
+/// let directory = std::env::temp_dir().join(format!("noiommu-doc-{}", std::process::id()));
+/// let socket = directory.join("guardian.sock");
+/// let service = Service::listen(&socket, 0o600)?;
+/// assert!(Service::listen(&socket, 0o600).is_err(), "one listens there");
+/// // Here `service.run()` would guard drivers, for ever.
+/// # drop(service);
+/// # let _ = std::fs::remove_dir_all(directory);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Service {
     socket: OwnedFd,

@@ -47,6 +47,29 @@ pub(super) enum Owned {
 ///
 /// Dropped while an attached device has bus mastering on, it is kept in quarantine, mapped and pinned, until the device
 /// has been made quiet. [`Mapping::reclaim`] gives the memory back at once, when the device is done with it.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Context, Contiguity, DmaBuffer};
+///
+/// let context = Context::simulated();
+/// let (ioas, device) = (context.ioas()?, context.sim_edu()?);
+/// device.attach(&ioas)?;
+/// let mapping = ioas.map(DmaBuffer::new(3 * 4096, Contiguity::Pages)?)?;
+/// mapping.buffer().expect("its own").fill(0, 4096, 0xaa)?;
+///
+/// // A list of contiguous pieces, which cover it all.
+/// let view = mapping.for_device(&device)?;
+/// assert_eq!(view.segments().map(|segment| segment.length).sum::<u64>(), mapping.len());
+///
+/// // The memory comes back when nobody asks for its addresses any more.
+/// let mapping = mapping.reclaim().expect_err("there is a view");
+/// drop(view);
+/// let buffer = mapping.reclaim().expect("there is none").expect("it was a buffer");
+/// assert_eq!(buffer.load_u8(4095)?, 0xaa);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Mapping {
     inner: Arc<MappingInner>,

@@ -38,6 +38,24 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// Devices of different kinds may be attached at once: those that the engine serves, those that the kernel's own no-IOMMU mode
 /// serves, and those behind an IOMMU. A mapping is then pinned by each of these, at one IOVA.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::{Context, Contiguity, DmaBuffer, Iova};
+///
+/// let ioas = Context::simulated().ioas()?;
+/// let anywhere = ioas.map(DmaBuffer::new(8192, Contiguity::Pages)?)?;
+/// let there = ioas.map_at(Iova(0x10_0000), DmaBuffer::new(4096, Contiguity::Pages)?)?;
+/// assert_eq!(there.iova(), Iova(0x10_0000));
+///
+/// let found = ioas.lookup(Iova(0x10_0010), 4096).expect("it is mapped");
+/// assert_eq!(found.length, 4096 - 0x10, "as far as the mapping goes");
+/// drop(there);
+/// assert_eq!(ioas.lookup(Iova(0x10_0010), 1), None);
+/// # drop(anywhere);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Ioas {
     inner: Arc<Inner>,

@@ -20,6 +20,21 @@ use crate::{Error, Result, process};
 const ENOUGH: usize = 100_000;
 
 /// When a model does its [work](Model::work).
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::Context;
+/// use noiommu::sim::{Edu, Pace};
+///
+/// // No thread: the device works when it is touched, so a test comes out the same each time.
+/// let slot = Context::simulated().sim_device_at(Edu::default(), Pace::OnTouch)?;
+/// let registers = slot.open()?.bar(0)?;
+/// registers.write_u32(0x08, 5)?; // edu: factorial
+/// while registers.read_u32(0x20)? & 1 != 0 {}
+/// assert_eq!(registers.read_u32(0x08)?, 120);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Pace {
     /// In a thread of its own, like a device.

@@ -8,6 +8,34 @@ use super::{Bus, Identity};
 ///
 /// All methods are called one at a time, so a model needs no locks. A method that takes long keeps the processor waiting at the
 /// device's registers, as a slow device does; what takes time belongs into [`Model::work`], in pieces.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::Context;
+/// use noiommu::sim::{At, Bus, Identity, Model};
+///
+/// /// A device with one register, which counts how often it was read.
+/// struct Counter(u64);
+///
+/// impl Model for Counter {
+///     fn identity(&self) -> Identity {
+///         Identity::new("counter", 0x1234, 0x0001).bar(0, 4096)
+///     }
+///
+///     fn read(&mut self, at: At, _: &mut Bus<'_>) -> u64 {
+///         self.0 += u64::from(at.offset == 0);
+///         self.0
+///     }
+///
+///     fn write(&mut self, _: At, _: u64, _: &mut Bus<'_>) {}
+/// }
+///
+/// let device = Context::simulated().sim_device(Counter(0))?.open()?;
+/// let registers = device.bar(0)?;
+/// assert_eq!((registers.read_u32(0)?, registers.read_u32(0)?), (1, 2));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Model: Send + 'static {
     /// What the device is: asked once, when it is plugged in.
     fn identity(&self) -> Identity;

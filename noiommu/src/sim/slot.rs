@@ -11,6 +11,27 @@ use crate::{Result, context};
 /// A simulated device in its slot. A driver [opens](Slot::open) it, and again when it has closed it; a test watches it, steps it,
 /// lets it hang and pulls it out. Cheap to clone; all clones are one device, which is there until all of them, and what was
 /// opened, are gone.
+///
+/// ```
+/// # fn main() -> noiommu::Result<()> {
+/// use noiommu::sim::{Edu, Pace};
+/// use noiommu::{Context, ErrorKind};
+///
+/// let context = Context::simulated();
+/// let slot = context.sim_device_at(Edu::default(), Pace::OnTouch)?;
+/// let device = slot.open()?;
+/// let ioas = context.ioas()?;
+/// assert_eq!(device.id()?, (0x1234, 0x11e8));
+/// assert!(slot.open().is_err(), "it is open already");
+/// // The test looks into the device,
+/// slot.act(|edu, _| assert!(!edu.is_copying()));
+/// // and pulls it out.
+/// slot.unplug();
+/// assert_eq!(device.id().unwrap_err().kind(), ErrorKind::NoDevice);
+/// # drop(ioas);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Slot<M: Model> {
     machine: Arc<Machine<M>>,
     context: Arc<context::Inner>,
