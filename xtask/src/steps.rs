@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::project::Project;
 use crate::ui::{self, Look, Work, paint};
-use crate::{command, lookup_code, vm};
+use crate::{command, guide, lookup_code, vm};
 
 /// The checker of licenses and sources, in the version whose rules `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -60,6 +60,7 @@ const STEPS: &[Step] = &[
     Step { name: "fuzz-corpus", vm: false, run: fuzz_corpus },
     Step { name: "loom", vm: false, run: loom },
     Step { name: "demo", vm: false, run: demo },
+    Step { name: "guide", vm: false, run: guide },
     Step { name: "proof", vm: false, run: proof },
     Step { name: "conformance", vm: false, run: conformance },
     Step { name: "bench", vm: false, run: bench },
@@ -67,6 +68,7 @@ const STEPS: &[Step] = &[
     Step { name: "deny", vm: false, run: deny },
     Step { name: "miri", vm: false, run: miri },
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
+    Step { name: "vm-driver", vm: true, run: vm_driver },
     Step { name: "vm-backports", vm: true, run: vm_backports },
     Step { name: "vm-iommu", vm: true, run: vm_iommu },
     Step { name: "vm-mixed", vm: true, run: vm_mixed },
@@ -248,6 +250,12 @@ fn demo(project: &Project) -> Result<Outcome> {
     if code != Some(0) || json["verified"] != true || json["pin"] != "simulated" {
         bail!("demo on simulated memory: exit code {code:?}");
     }
+    Ok(Outcome::Passed)
+}
+
+/// What the guide has its readers do is done, and says what it shows; guests are another step.
+fn guide(project: &Project) -> Result<Outcome> {
+    guide::guide(project, &guide::Options::default())?;
     Ok(Outcome::Passed)
 }
 
@@ -505,6 +513,12 @@ fn vm_matrix(project: &Project) -> Result<Outcome> {
 /// What our NVMe driver writes the kernel's reads, and the other way round, on every provider: the short form.
 fn vm_nvme(project: &Project) -> Result<Outcome> {
     vm::nvme(project, &vm::Nvme::default())?;
+    Ok(Outcome::Passed)
+}
+
+/// The tutorial's driver, by the command that its reader types.
+fn vm_driver(project: &Project) -> Result<Outcome> {
+    vm::driver(project, &vm::Driver::of("noiommu-edu"))?;
     Ok(Outcome::Passed)
 }
 

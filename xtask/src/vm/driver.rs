@@ -43,6 +43,14 @@ pub(crate) struct Driver {
     stock: super::Stock,
 }
 
+impl Driver {
+    /// The program of a package of this workspace, on an edu device.
+    pub(crate) fn of(package: &str) -> Self {
+        let (arguments, device) = (Vec::new(), super::EDU.to_owned());
+        Self { program: package.to_owned(), arguments, device, stock: super::Stock::default() }
+    }
+}
+
 /// Boots the guest, binds the device, runs the program with its address, and prints what it said.
 pub(crate) fn driver(project: &Project, options: &Driver) -> Result<()> {
     ensure!(
