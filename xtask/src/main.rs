@@ -2,6 +2,7 @@
 
 mod command;
 mod lookup_code;
+mod package;
 mod project;
 mod steps;
 mod ui;
@@ -32,6 +33,8 @@ enum Task {
     Soak(Soak),
     /// Record what the reference kernel answers to the conformance cases, into the tree
     Golden(vm::Options),
+    /// Make the package for Debian, and print where it is
+    Package(package::Options),
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -62,6 +65,8 @@ enum Guest {
     Conformance(vm::OnKernel),
     /// Random sequences of calls, answered by the reference kernel and through the preload library
     FuzzUapi(vm::Fuzz),
+    /// The package on a fresh Debian: installed, configured, at work after a restart, removed
+    Package(vm::Stock),
     /// What the engine costs beside the kernel's own, on the reference kernel
     Bench(vm::Bench),
 }
@@ -99,6 +104,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Vm(Guest::Matrix(options)) => vm::matrix(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),
+        Task::Vm(Guest::Package(options)) => vm::package(&project, options),
+        Task::Package(options) => package::run(&project, options),
         Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
         Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),

@@ -18,6 +18,7 @@ mod matrix;
 mod modules;
 mod nvme;
 mod pack;
+mod package;
 mod qemu;
 mod qmp;
 mod refkernel;
@@ -28,6 +29,7 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::apt::install;
 pub(crate) use self::bench::{Bench, bench, holds as bench_holds};
 pub(crate) use self::conformance::{conformance, golden};
 pub(crate) use self::doctor::doctor;
@@ -38,6 +40,7 @@ use self::kernel::Kernel;
 pub(crate) use self::matrix::{Matrix, matrix};
 pub(crate) use self::nvme::{Nvme, nvme};
 use self::pack::Tree;
+pub(crate) use self::package::package;
 pub(crate) use self::refkernel::Variant;
 use crate::project::Project;
 

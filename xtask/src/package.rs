@@ -1,0 +1,140 @@
+//! `cargo xtask package`: the package for Debian and what is like it. What it consists of is in `cli/Cargo.toml` and `packaging`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::project::Project;
+use crate::ui::Work;
+use crate::{command, vm};
+
+/// The program that packs, in the version that the metadata is written for.
+const CARGO_DEB: &str = "3.8.0";
+
+/// What it needs of the host: dpkg-shlibdeps tells the libraries that the programs need, xz packs.
+const HOST_PACKAGES: [&str; 2] = ["dpkg-dev", "xz-utils"];
+
+/// How the package is made.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Have lintian look at it, which is installed if it is missing
+    #[arg(long)]
+    lintian: bool,
+}
+
+/// Makes the package and says where it is.
+pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    let deb = build(project)?;
+    if options.lintian {
+        vm::install(&["lintian"])?;
+        command::inherit(Command::new("lintian").args(["--fail-on", "error,warning", "--info"]).arg(&deb))?;
+    }
+    println!("{}", deb.display());
+    Ok(())
+}
+
+/// Makes the package, twice, and answers where it is: the same tree gives the same bytes.
+pub(crate) fn build(project: &Project) -> Result<PathBuf> {
+    vm::install(&HOST_PACKAGES)?;
+    let cargo_deb = cargo_deb(project)?;
+    let work = Work::start("building what is packed");
+    let mut cargo = project.cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "noiommu-cli",
+        "--package",
+        "noiommu-preload",
+    ]);
+    command::output(&mut cargo)?;
+    work.finish();
+    made_by_the_program(project)?;
+
+    let home = project.target.join("debian");
+    fs::create_dir_all(&home)?;
+    let work = Work::start("packing");
+    let (deb, again) = (home.join("noiommu.deb"), home.join("noiommu-again.deb"));
+    for file in [&deb, &again] {
+        let mut pack = Command::new(&cargo_deb);
+        pack.current_dir(&project.root)
+            .args(["--no-build", "--locked", "--package", "noiommu-cli", "--output"])
+            .arg(file)
+            .env("SOURCE_DATE_EPOCH", changed(project)?);
+        command::output(&mut pack)?;
+    }
+    work.finish();
+    ensure!(fs::read(&deb)? == fs::read(&again)?, "two packages of one tree differ: {}", home.display());
+    fs::remove_file(again)?;
+    Ok(deb)
+}
+
+/// The manual pages and the completions, where the package takes them from.
+fn made_by_the_program(project: &Project) -> Result<()> {
+    let release = project.target.join("release");
+    let (program, place) = (release.join("noiommu"), release.join("package"));
+    // What an earlier tree had made is not to be in it.
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place)?;
+    command::output(Command::new(&program).arg("man").arg(place.join("man")))?;
+    for shell in ["bash", "zsh", "fish"] {
+        let text = command::output(Command::new(&program).args(["completions", shell]))?;
+        fs::write(place.join(format!("noiommu.{shell}")), text)?;
+    }
+    Ok(())
+}
+
+/// When the tree was changed last, in seconds; without git, when the changelog was.
+fn changed(project: &Project) -> Result<String> {
+    let mut git = Command::new("git");
+    git.current_dir(&project.root).args(["log", "-1", "--format=%ct"]);
+    if let Ok(time) = command::output(&mut git) {
+        return Ok(time.trim().to_owned());
+    }
+    let mut parse = Command::new("dpkg-parsechangelog");
+    parse.current_dir(&project.root).args([
+        "--file",
+        "packaging/debian/changelog",
+        "--show-field",
+        "Timestamp",
+    ]);
+    Ok(command::output(&mut parse)?.trim().to_owned())
+}
+
+/// The program that packs, from the cache or put there now.
+fn cargo_deb(project: &Project) -> Result<PathBuf> {
+    install(project, "cargo-deb", CARGO_DEB, &["--no-default-features"])
+}
+
+/// A program of cargo's in the cache, built there if it is missing.
+pub(crate) fn install(project: &Project, name: &str, version: &str, more: &[&str]) -> Result<PathBuf> {
+    let tools = project.cache.join("tools");
+    let home = tools.join(format!("{name}-{version}"));
+    let program = home.join("bin").join(name);
+    if !program.is_file() {
+        let scratch = tools.join(format!("partial-{}", process::id()));
+        let work = Work::start(format!("installing {name} {version} (once; some minutes)"));
+        // Beside its place, and moved there when it is whole.
+        let installed = install_to(project, name, version, more, &scratch).and_then(|()| {
+            let _ = fs::remove_dir_all(&home);
+            fs::rename(&scratch, &home).with_context(|| format!("moving {name} to its place"))
+        });
+        let _ = fs::remove_dir_all(&scratch);
+        installed?;
+        work.finish();
+    }
+    Ok(program)
+}
+
+fn install_to(project: &Project, name: &str, version: &str, more: &[&str], scratch: &Path) -> Result<()> {
+    let target = scratch.join("target");
+    let mut cargo = project.cargo();
+    cargo.args(["install", name, "--locked", "--version", version, "--root"]).arg(scratch);
+    cargo.args(more).arg("--target-dir").arg(&target);
+    command::output(&mut cargo)?;
+    Ok(fs::remove_dir_all(target)?)
+}
