@@ -2,6 +2,7 @@
 
 mod command;
 mod lookup_code;
+mod msrv;
 mod package;
 mod project;
 mod steps;
@@ -35,6 +36,8 @@ enum Task {
     Golden(vm::Options),
     /// Make the package for Debian, and print where it is
     Package(package::Options),
+    /// Check the published crates with a compiler older than the oldest that they are for
+    Msrv,
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -105,6 +108,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),
         Task::Vm(Guest::Package(options)) => vm::package(&project, options),
+        Task::Msrv => match msrv::check(&project)? {
+            Some(why) => anyhow::bail!("not checked: {why}"),
+            None => Ok(()),
+        },
         Task::Package(options) => package::run(&project, options),
         Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
         Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),

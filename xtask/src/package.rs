@@ -6,6 +6,7 @@ use std::process::{self, Command};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde_json::Value;
 
 use crate::project::Project;
 use crate::ui::Work;
@@ -21,18 +22,61 @@ const HOST_PACKAGES: [&str; 2] = ["dpkg-dev", "xz-utils"];
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Have lintian look at it, which is installed if it is missing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "crates")]
     lintian: bool,
+
+    /// Make the packages of the published crates instead, as cargo would publish them
+    #[arg(long)]
+    crates: bool,
 }
 
 /// Makes the package and says where it is.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    if options.crates {
+        return crates(project);
+    }
     let deb = build(project)?;
     if options.lintian {
         vm::install(&["lintian"])?;
         command::inherit(Command::new("lintian").args(["--fail-on", "error,warning", "--info"]).arg(&deb))?;
     }
     println!("{}", deb.display());
+    Ok(())
+}
+
+/// The crates that are published, in the order in which they can be.
+pub(crate) const PUBLISHED: [&str; 6] =
+    ["noiommu-uapi", "noiommu-core", "noiommu", "noiommu-edu", "noiommu-nvme", "noiommu-conformance"];
+
+/// Makes their packages, and has cargo say whether anything is missing in their metadata. Nothing is published.
+pub(crate) fn crates(project: &Project) -> Result<()> {
+    let mut cargo = project.cargo();
+    // Building them is what all other steps do; that what is packed is enough shows in that all sources are in it.
+    cargo.args(["package", "--no-verify", "--allow-dirty", "--locked", "--target-dir"]);
+    cargo.arg(project.target.join("crates"));
+    for name in PUBLISHED {
+        cargo.args(["--package", name]);
+    }
+    let output = cargo.output().context("cargo package")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo package failed:\n{}", command::tail(&said, 20));
+    ensure!(!said.contains("manifest has no"), "metadata is missing:\n{}", command::tail(&said, 20));
+    let mut metadata = project.cargo();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata: Value = serde_json::from_str(&command::output(&mut metadata)?)?;
+    let packages = metadata["packages"].as_array().context("`cargo metadata` tells no packages")?;
+    for name in PUBLISHED {
+        let package = packages.iter().find(|package| package["name"] == name);
+        let package = package.with_context(|| format!("there is no crate {name}"))?;
+        for key in ["description", "license", "repository", "readme", "rust_version"] {
+            ensure!(package[key].is_string(), "{name} has no {key}");
+        }
+        for key in ["keywords", "categories"] {
+            ensure!(package[key].as_array().is_some_and(|list| !list.is_empty()), "{name} has no {key}");
+        }
+        ensure!(package["publish"].is_null(), "{name} is not to be published");
+    }
+    println!("{} crates are ready to be published: {}", PUBLISHED.len(), PUBLISHED.join(", "));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod modules;
 mod nvme;
 mod pack;
 mod package;
+mod packages;
 mod qemu;
 mod qmp;
 mod refkernel;
@@ -41,6 +42,7 @@ pub(crate) use self::matrix::{Matrix, matrix};
 pub(crate) use self::nvme::{Nvme, nvme};
 use self::pack::Tree;
 pub(crate) use self::package::package;
+pub(crate) use self::packages::unpacked;
 pub(crate) use self::refkernel::Variant;
 use crate::project::Project;
 

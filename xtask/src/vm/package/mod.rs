@@ -25,9 +25,9 @@ const TIMEOUT: u64 = 600;
 pub(crate) fn package(project: &Project, options: &Stock) -> Result<()> {
     apt::install(&HOST_PACKAGES)?;
     apt::install(&DISK_PACKAGES)?;
-    let deb = package::build(project)?;
     let kernel = kernel::stock(project, options.suite.as_deref())?;
     let fresh = disk::get(project, &kernel)?;
+    let deb = package::build(project)?;
     let place = project.run_dir("package");
     fs::create_dir_all(&place)?;
     let root = place.join("root.img");
