@@ -15,8 +15,8 @@ use crate::{command, vm};
 /// The program that packs, in the version that the metadata is written for.
 const CARGO_DEB: &str = "3.8.0";
 
-/// What it needs of the host: dpkg-shlibdeps tells the libraries that the programs need, xz packs.
-const HOST_PACKAGES: [&str; 2] = ["dpkg-dev", "xz-utils"];
+/// What it needs of the host: strip, dpkg-shlibdeps (which tells the libraries that the programs need), and xz.
+const HOST_PACKAGES: [&str; 3] = ["binutils", "dpkg-dev", "xz-utils"];
 
 /// How the package is made.
 #[derive(Args, Debug)]
@@ -30,12 +30,18 @@ pub(crate) struct Options {
     crates: bool,
 }
 
-/// Makes the package and says where it is.
+/// Makes the package, twice, since the same tree is to give the same bytes, and says where it is.
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     if options.crates {
         return crates(project);
     }
     let deb = build(project)?;
+    let work = Work::start("packing once more");
+    let again = project.target.join("debian/noiommu-again.deb");
+    pack(project, &again)?;
+    work.finish();
+    ensure!(fs::read(&deb)? == fs::read(&again)?, "two packages of one tree differ: {}", again.display());
+    fs::remove_file(again)?;
     if options.lintian {
         vm::install(&["lintian"])?;
         command::inherit(Command::new("lintian").args(["--fail-on", "error,warning", "--info"]).arg(&deb))?;
@@ -80,10 +86,10 @@ pub(crate) fn crates(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Makes the package, twice, and answers where it is: the same tree gives the same bytes.
+/// Makes the package and answers where it is.
 pub(crate) fn build(project: &Project) -> Result<PathBuf> {
     vm::install(&HOST_PACKAGES)?;
-    let cargo_deb = cargo_deb(project)?;
+    cargo_deb(project)?;
     let work = Work::start("building what is packed");
     let mut cargo = project.cargo();
     cargo.args([
@@ -97,34 +103,44 @@ pub(crate) fn build(project: &Project) -> Result<PathBuf> {
     ]);
     command::output(&mut cargo)?;
     work.finish();
-    made_by_the_program(project)?;
+    prepare(project)?;
 
-    let home = project.target.join("debian");
-    fs::create_dir_all(&home)?;
+    let deb = project.target.join("debian/noiommu.deb");
     let work = Work::start("packing");
-    let (deb, again) = (home.join("noiommu.deb"), home.join("noiommu-again.deb"));
-    for file in [&deb, &again] {
-        let mut pack = Command::new(&cargo_deb);
-        pack.current_dir(&project.root)
-            .args(["--no-build", "--locked", "--package", "noiommu-cli", "--output"])
-            .arg(file)
-            .env("SOURCE_DATE_EPOCH", changed(project)?);
-        command::output(&mut pack)?;
-    }
+    pack(project, &deb)?;
     work.finish();
-    ensure!(fs::read(&deb)? == fs::read(&again)?, "two packages of one tree differ: {}", home.display());
-    fs::remove_file(again)?;
     Ok(deb)
 }
 
-/// The manual pages and the completions, where the package takes them from.
-fn made_by_the_program(project: &Project) -> Result<()> {
+/// Packs what is built.
+fn pack(project: &Project, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a file without a directory")?)?;
+    let mut pack = Command::new(cargo_deb(project)?);
+    pack.current_dir(&project.root)
+        .args(["--no-build", "--locked", "--package", "noiommu-cli", "--output"])
+        .arg(to)
+        .env("SOURCE_DATE_EPOCH", changed(project)?);
+    command::output(&mut pack)?;
+    Ok(())
+}
+
+/// The manual pages and the completions, and the binaries without what only debuggers read, where the package takes them from.
+fn prepare(project: &Project) -> Result<()> {
     let release = project.target.join("release");
     let (program, place) = (release.join("noiommu"), release.join("package"));
     // What an earlier tree had made is not to be in it.
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place)?;
-    command::output(Command::new(&program).arg("man").arg(place.join("man")))?;
+    let man = place.join("man");
+    command::output(Command::new(&program).arg("man").arg(&man))?;
+    // Without a name and a time in it, so that the same page gives the same bytes.
+    let pages = fs::read_dir(&man)?.map(|page| Ok(page?.path())).collect::<Result<Vec<_>>>()?;
+    command::output(Command::new("gzip").args(["-9", "--no-name", "--force"]).args(&pages))?;
+    for name in ["noiommu", "libnoiommu_preload.so"] {
+        let mut strip = Command::new("strip");
+        strip.args(["--strip-unneeded", "--remove-section=.comment", "-o"]).arg(place.join(name));
+        command::output(strip.arg(release.join(name)))?;
+    }
     for shell in ["bash", "zsh", "fish"] {
         let text = command::output(Command::new(&program).args(["completions", shell]))?;
         fs::write(place.join(format!("noiommu.{shell}")), text)?;

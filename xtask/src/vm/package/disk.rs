@@ -39,12 +39,14 @@ pub(super) fn get(project: &Project, kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// What is done in the new tree (`$1`) before it becomes a disk.
-const HOOKS: [&str; 5] = [
+const HOOKS: [&str; 6] = [
     r#"mkdir -p "$1/lib/modules" && cp -r "$NOIOMMU_MODULES" "$1/lib/modules/""#,
     r#"chroot "$1" depmod "$NOIOMMU_RELEASE""#,
     r#"echo "$NOIOMMU_MACHINE_ID" > "$1/etc/machine-id""#,
     r#"echo guest > "$1/etc/hostname""#,
-    r#"mke2fs -q -F -t ext4 -L root -d "$1" "$NOIOMMU_DISK" "$NOIOMMU_SIZE""#,
+    // Without what is mounted in it while the packages are configured: /proc, /sys and devices.
+    r#"mkdir "$NOIOMMU_TREE" && tar -C "$1" --one-file-system -cf - . | tar -C "$NOIOMMU_TREE" -xpf -"#,
+    r#"mke2fs -q -F -t ext4 -L root -d "$NOIOMMU_TREE" "$NOIOMMU_DISK" "$NOIOMMU_SIZE" && rm -rf "$NOIOMMU_TREE""#,
 ];
 
 fn make(home: &Path, release: &str, source: &str, modules: &Path, kernel: &str) -> Result<()> {
@@ -56,7 +58,12 @@ fn make(home: &Path, release: &str, source: &str, modules: &Path, kernel: &str) 
         File::create(&disk)?;
         let work =
             Work::start(format!("making a disk with a fresh Debian {release} (once; a minute or two)"));
-        let mut make = Command::new("mmdebstrap");
+        // Files of other users are made, and the hooks write into the cache: root's work.
+        let mut make = Command::new(if rustix::process::geteuid().is_root() { "env" } else { "sudo" });
+        if !rustix::process::geteuid().is_root() {
+            make.args(["-n", "--preserve-env", "env"]);
+        }
+        make.args(["mmdebstrap", "--mode=root"]);
         make.args(["--quiet", "--variant=minbase", "--format=null"])
             .arg(format!("--include={PACKAGES}"))
             .args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/locale/*"])
@@ -67,6 +74,7 @@ fn make(home: &Path, release: &str, source: &str, modules: &Path, kernel: &str) 
             .env("NOIOMMU_RELEASE", kernel)
             .env("NOIOMMU_MACHINE_ID", MACHINE_ID)
             .env("NOIOMMU_DISK", &disk)
+            .env("NOIOMMU_TREE", scratch.join("tree"))
             .env("NOIOMMU_SIZE", format!("{SIZE}M"));
         command::output(&mut make)?;
         ensure!(fs::metadata(&disk)?.len() > 0, "mmdebstrap made no disk");
