@@ -39,13 +39,15 @@ pub(super) fn get(project: &Project, kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// What is done in the new tree (`$1`) before it becomes a disk.
-const HOOKS: [&str; 6] = [
+const HOOKS: [&str; 7] = [
     r#"mkdir -p "$1/lib/modules" && cp -r "$NOIOMMU_MODULES" "$1/lib/modules/""#,
     r#"chroot "$1" depmod "$NOIOMMU_RELEASE""#,
     r#"echo "$NOIOMMU_MACHINE_ID" > "$1/etc/machine-id""#,
     r#"echo guest > "$1/etc/hostname""#,
     // Without what is mounted in it while the packages are configured: /proc, /sys and devices.
     r#"mkdir "$NOIOMMU_TREE" && tar -C "$1" --one-file-system -cf - . | tar -C "$NOIOMMU_TREE" -xpf -"#,
+    // What keeps services from being started and daemons from being found while it is made.
+    r#"cd "$NOIOMMU_TREE" && rm -f usr/sbin/policy-rc.d && if [ -e sbin/start-stop-daemon.REAL ]; then mv sbin/start-stop-daemon.REAL sbin/start-stop-daemon; fi"#,
     r#"mke2fs -q -F -t ext4 -L root -d "$NOIOMMU_TREE" "$NOIOMMU_DISK" "$NOIOMMU_SIZE" && rm -rf "$NOIOMMU_TREE""#,
 ];
 
