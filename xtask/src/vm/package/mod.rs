@@ -107,6 +107,10 @@ fn used(output: &Path) -> Result<()> {
         those.map(|check| check["name"].as_str().unwrap_or_default()).collect::<Vec<_>>()
     };
     ensure!(of("problem").is_empty(), "doctor finds problems: {:?}", of("problem"));
+    ensure!(
+        !of("note").contains(&"device-override"),
+        "doctor takes what bind has done for a fault: {doctor}"
+    );
     println!("doctor: {} ok, notes: {}", of("ok").len(), of("note").join(", "));
 
     let devices = read(output, "list.json")?;
