@@ -1,8 +1,8 @@
 //! The oldest compiler that the published crates are for, as `rust-version` tells, and a compiler that is older still to show it.
 //!
-//! Compilers come from the distribution's packages, and the one that is wanted is not among them. The one before it that is lacks one
-//! thing that the crates use and the wanted one has: chains of `let`, which it has behind a feature. With that feature on, it
-//! finds everything else that came later, in the language and in the standard library.
+//! Compilers come from the distribution's packages, and the one that is wanted is not among them. The older one that is lacks a few
+//! things that the crates use and the wanted one has: chains of `let`, and two small functions, which it has behind features. With those
+//! on, it finds everything else that came later, in the language and in the standard library.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,8 +21,8 @@ const PACKAGES: [&str; 2] = ["rustc-web", "rustc"];
 const NEEDED: [&str; 2] = ["libstd-rust", "libllvm"];
 /// The version of the compiler.
 const VERSION: &str = "1.85.";
-/// What it has behind a feature and `rust-version` has not.
-const FEATURE: &str = "let_chains";
+/// What it has behind features and `rust-version` has not: chains of `let` since 1.88, the others since 1.86 and 1.87.
+const FEATURES: &str = "let_chains,const_str_split_at,unsigned_is_multiple_of";
 
 /// What comes as a package of the distribution, and is built with the same compiler.
 const PACKAGED: [&str; 2] = ["noiommu-preload", "noiommu-cli"];
@@ -59,7 +59,7 @@ pub(crate) fn check(project: &Project) -> Result<Option<String>> {
         format!("#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec '{rustc}' {more}\n")
     };
     script(&own, &exec("\"$@\""))?;
-    let bootstrap = format!("#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\" '-Zcrate-attr=feature({FEATURE})'\n");
+    let bootstrap = format!("#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\" '-Zcrate-attr=feature({FEATURES})'\n");
     script(&wrapper, &bootstrap)?;
     println!("{} checks them", told.trim());
     let check = |wrapper: Option<&Path>| {
@@ -80,12 +80,12 @@ pub(crate) fn check(project: &Project) -> Result<Option<String>> {
     // That it is an older compiler, and that it would see what came later: without the feature it refuses them.
     let refused = check(None).output().context("cargo check")?;
     let said = String::from_utf8_lossy(&refused.stderr);
-    if refused.status.success() || !said.contains("`let` expressions in this position are unstable") {
-        bail!("the older compiler does not miss {FEATURE}:\n{}", command::tail(&said, 20));
+    if refused.status.success() || !said.contains("unstable") && !said.contains("not yet stable") {
+        bail!("the older compiler does not miss {FEATURES}:\n{}", command::tail(&said, 20));
     }
     ensure!(
         declared(project)? == "1.88",
-        "rust-version is not 1.88, the first with {FEATURE}: look at msrv.rs"
+        "rust-version is not 1.88, the first with {FEATURES}: look at msrv.rs"
     );
     Ok(None)
 }
