@@ -1,7 +1,7 @@
 //! The oldest compiler that the published crates are for, as `rust-version` tells, and a compiler that is older still to show it.
 //!
 //! Compilers come from the distribution's packages, and the one that is wanted is not among them. The older one that is lacks a few
-//! things that the crates use and the wanted one has: chains of `let`, and two small functions, which it has behind features. With those
+//! things that the crates use and the wanted one has: chains of `let`, and some small functions, which it has behind features. With those
 //! on, it finds everything else that came later, in the language and in the standard library.
 
 use std::fs;
@@ -21,8 +21,9 @@ const PACKAGES: [&str; 2] = ["rustc-web", "rustc"];
 const NEEDED: [&str; 2] = ["libstd-rust", "libllvm"];
 /// The version of the compiler.
 const VERSION: &str = "1.85.";
-/// What it has behind features and `rust-version` has not: chains of `let` since 1.88, the others since 1.86 and 1.87.
-const FEATURES: &str = "let_chains,const_str_split_at,unsigned_is_multiple_of";
+/// What it has behind features: chains of `let` and chunks of slices are there since 1.88, the others since 1.86 and 1.87.
+const FEATURES: &str =
+    "let_chains,const_str_split_at,unsigned_is_multiple_of,integer_sign_cast,slice_as_chunks";
 
 /// What comes as a package of the distribution, and is built with the same compiler.
 const PACKAGED: [&str; 2] = ["noiommu-preload", "noiommu-cli"];
