@@ -2,12 +2,14 @@
 
 mod bench;
 mod bind;
+mod completions;
 mod config;
 mod conformance;
 mod demo;
 mod doctor;
 mod guardian;
 mod list;
+mod man;
 mod map;
 mod nvme;
 mod optin;
@@ -74,6 +76,11 @@ enum Room {
     Enable(optin::Options),
     /// Take that back
     Disable(optin::Options),
+    /// Print what a shell needs to complete the words of this program
+    Completions(completions::Options),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Options),
 }
 
 /// Exit code of work that could not be done.
@@ -158,5 +165,7 @@ fn main() -> ExitCode {
         Room::Conformance(options) => conformance::run(&options),
         Room::Enable(options) => optin::enable(&options),
         Room::Disable(options) => optin::disable(&options),
+        Room::Completions(options) => completions::run(&options),
+        Room::Man(options) => man::run(&options),
     }
 }

@@ -3,6 +3,8 @@
 mod command;
 mod guide;
 mod lookup_code;
+mod msrv;
+mod package;
 mod project;
 mod steps;
 mod ui;
@@ -35,6 +37,10 @@ enum Task {
     Golden(vm::Options),
     /// Follow the guide: run its commands, compare what they say, check its links
     Guide(guide::Options),
+    /// Make the package for Debian, and print where it is
+    Package(package::Options),
+    /// Check the published crates with a compiler older than the oldest that they are for
+    Msrv,
     /// Run everything that must hold, step by step
     #[command(visible_alias = "ci")]
     Test(steps::Options),
@@ -69,6 +75,8 @@ enum Guest {
     Conformance(vm::OnKernel),
     /// Random sequences of calls, answered by the reference kernel and through the preload library
     FuzzUapi(vm::Fuzz),
+    /// The package on a fresh Debian: installed, configured, at work after a restart, removed
+    Package(vm::Stock),
     /// What the engine costs beside the kernel's own, on the reference kernel
     Bench(vm::Bench),
 }
@@ -108,6 +116,12 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Task::Vm(Guest::Matrix(options)) => vm::matrix(&project, options),
         Task::Vm(Guest::Conformance(options)) => vm::conformance(&project, options),
         Task::Vm(Guest::FuzzUapi(options)) => vm::fuzz(&project, options),
+        Task::Vm(Guest::Package(options)) => vm::package(&project, options),
+        Task::Msrv => match msrv::check(&project)? {
+            Some(why) => anyhow::bail!("not checked: {why}"),
+            None => Ok(()),
+        },
+        Task::Package(options) => package::run(&project, options),
         Task::Soak(Soak::Guardian(options)) => vm::soak::guardian(&project, options),
         Task::Soak(Soak::Storms(options)) => vm::soak::storms(&project, options),
         Task::Golden(options) => vm::golden(&project, options),

@@ -1,8 +1,10 @@
 //! `noiommu bind` and `noiommu unbind`: devices taken from the kernel's drivers, and given back.
 
+mod config;
 mod tell;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
@@ -34,17 +36,36 @@ Refused without --force: a disk that is mounted or swapped to, a network interfa
 a device with other functions, or others in its IOMMU group, that drivers of the kernel have (name them all
 in one call instead). Bridges and devices that a program drives are always refused.
 
+With --config, what is bound is named by a file, as the unit noiommu.service does at boot. It has these lines:
+
+  enable                                          # the opt-in, as `noiommu enable`
+  bind address=0000:00:04.0                       # one device
+  bind id=1b36:0010 class=0108 provider=sysfs     # all that fit all that is given
+
+A device is bound by the first line that fits it. One that cannot be bound does not keep the others from it; a mistake in
+the file does. `noiommu unbind --config` takes back what was done.
+
 Examples:
   noiommu bind 0000:00:04.0                       # the best way there is
   noiommu bind 04:00.0 --dry-run                  # what would be done, step by step
   noiommu bind 00:04.0 00:05.0 --provider sysfs
+  noiommu bind --config /etc/noiommu.conf --dry-run
 
-Exit status: 0 all are bound (again: also when they were), 1 one could not be, 2 wrong usage. When one is refused
+Exit status: 0 all are bound (again: also when they were), 1 one could not be, 2 wrong usage, or mistakes in the file,
+3 with --config: nothing failed, but a line means no device that is there. Without --config, when one is refused
 beforehand, none is touched.")]
 pub(crate) struct BindArguments {
     /// PCI addresses, as lspci has them; the domain may be left out
-    #[arg(required = true, value_name = "ADDRESS")]
+    #[arg(required_unless_present = "config", conflicts_with = "config", value_name = "ADDRESS")]
     addresses: Vec<String>,
+
+    /// The devices that this file names
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["provider", "force"])]
+    config: Option<PathBuf>,
+
+    /// With --config: this device alone, if the file names it
+    #[arg(long, value_name = "ADDRESS", requires = "config")]
+    device: Option<String>,
 
     /// How the devices are to be reached, in place of the best way
     #[arg(long, value_name = "P", value_parser = provider)]
@@ -72,12 +93,17 @@ since, and also when a bind was killed half-way.
 Examples:
   noiommu unbind 0000:00:04.0
   noiommu unbind --all
+  noiommu unbind --config                         # what `bind --config` has bound, and the opt-in that it gave
 
 Exit status: 0 all are as they were, 1 one could not be given back (the others are), 2 wrong usage.")]
 pub(crate) struct UnbindArguments {
     /// PCI addresses of devices that `noiommu bind` has bound
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ADDRESS")]
+    #[arg(required_unless_present_any = ["all", "config"], conflicts_with_all = ["all", "config"], value_name = "ADDRESS")]
     addresses: Vec<String>,
+
+    /// All that `bind --config` has bound, whatever the file says by now; those without a driver go to the kernel's
+    #[arg(long, conflicts_with = "all")]
+    config: bool,
 
     /// All that are bound
     #[arg(long)]
@@ -99,6 +125,10 @@ fn provider(name: &str) -> Result<Provider, String> {
 
 /// Binds devices.
 pub(crate) fn bind(options: &BindArguments) -> ExitCode {
+    if let Some(path) = &options.config {
+        let (device, dry_run, json) = (options.device.as_deref(), options.dry_run, options.json);
+        return config::bind(&config::Wanted { path, device, dry_run, json });
+    }
     let wanted = binding::Options {
         provider: options.provider,
         force: options.force,
@@ -129,6 +159,9 @@ pub(crate) fn bind(options: &BindArguments) -> ExitCode {
 
 /// Gives devices back.
 pub(crate) fn unbind(options: &UnbindArguments) -> ExitCode {
+    if options.config {
+        return config::unbind(options.json);
+    }
     let addresses = if options.all { binding::bound() } else { Ok(options.addresses.clone()) };
     let addresses = match addresses {
         Ok(addresses) => addresses,

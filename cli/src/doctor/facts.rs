@@ -132,6 +132,8 @@ pub(super) struct PciDevice {
     pub(super) address: String,
     pub(super) driver: Option<String>,
     pub(super) driver_override: Option<String>,
+    /// `noiommu bind` has bound it, and so set the override. Only root sees that.
+    pub(super) is_bound: bool,
     /// An IOMMU serves it.
     pub(super) has_iommu: bool,
     /// Its group is the dummy of the kernel's own no-IOMMU mode.
@@ -382,6 +384,7 @@ impl Files<'_> {
                 driver_override: self
                     .text(&format!("{directory}/driver_override"))
                     .filter(|text| text != "(null)" && !text.is_empty()),
+                is_bound: self.exists(&format!("run/noiommu/bindings/{address}")),
                 has_iommu: self.exists(&format!("{directory}/iommu")) || self.exists(&group) && !dummy,
                 has_noiommu_group: dummy,
                 has_noiommu_cdev: nodes.iter().any(|name| name.starts_with("noiommu-")),

@@ -160,6 +160,33 @@ pub fn unbind(address: &str) -> Result<Restored> {
     unbind_in(&Root::real(), &Kernel, address)
 }
 
+/// Has the kernel look for a driver of its own for a device that has none, as it does when one is plugged in: loads the module that
+/// is made for it, where there is one. Answers the driver that took it.
+///
+/// A device that was bound before the kernel's driver was loaded had no driver then; [`unbind`] restores that, and this goes on.
+///
+/// # Errors
+/// EINVAL when it is no address; [`ErrorKind::NoDevice`]; what the kernel answers. That no driver wants it is no error.
+pub fn hand_to_kernel(address: &str) -> Result<Option<String>> {
+    hand_to_kernel_in(&Root::real(), &Kernel, address)
+}
+
+fn hand_to_kernel_in(root: &Root, actor: &dyn Actor, address: &str) -> Result<Option<String>> {
+    let device = pci::device_of(root, address)?;
+    if device.driver.is_some() {
+        return Ok(device.driver);
+    }
+    let name = device.address;
+    // The text by which modules are found. That there is none for it, or that it is built in, shows in what the probe brings.
+    if let Ok(modalias) = files::read_text(&root.device(&name).join("modalias")) {
+        let _ = actor.act(root, &name, &Act::Load(modalias));
+    }
+    actor.act(root, &name, &Act::Probe).map_err(|error| {
+        Error::system(format_args!("{name}: failed to {}", Act::Probe), error).with_remedy("run it as root")
+    })?;
+    Ok(pci::device_of(root, &name)?.driver)
+}
+
 fn bind_in(root: &Root, actor: &dyn Actor, address: &str, options: &Options) -> Result<Bound> {
     let machine = Machine::look(root);
     bind_on(root, &machine, actor, address, options)

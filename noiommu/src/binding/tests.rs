@@ -28,6 +28,8 @@ struct Made {
     done: Cell<usize>,
     /// What vfio-pci answers in place of taking a device.
     refuses: Option<i32>,
+    /// The driver that the kernel finds for a device without an override, once it is loaded.
+    finds: Option<&'static str>,
 }
 
 impl Made {
@@ -36,7 +38,7 @@ impl Made {
     }
 
     fn killed_after(left: usize) -> Self {
-        Self { left: Cell::new(left), done: Cell::new(0), refuses: None }
+        Self { left: Cell::new(left), done: Cell::new(0), refuses: None, finds: None }
     }
 
     /// A driver takes a device.
@@ -79,7 +81,7 @@ impl Actor for Made {
         let device = tree.device(address);
         let overridden = pci::driver_override(&device)?;
         match act {
-            Act::Load(module) => fs::create_dir_all(tree.driver(module)),
+            Act::Load(module) if !module.starts_with("pci:") => fs::create_dir_all(tree.driver(module)),
             Act::Remember(_) | Act::Forget => Kernel.act(tree, address, act),
             Act::Override(driver) => {
                 fs::write(device.join("driver_override"), driver.as_deref().unwrap_or("(null)"))
@@ -92,8 +94,16 @@ impl Actor for Made {
                 }
                 Ok(())
             }
-            // The kernel asks the drivers in turn; here only the override says which.
-            Act::Probe => match overridden.filter(|driver| files::exists(&tree.driver(driver))) {
+            // A name by which many modules may be found.
+            Act::Load(_) => match self.finds {
+                Some(driver) => fs::create_dir_all(tree.driver(driver)),
+                None => Err(io::Error::other("no such module")),
+            },
+            // The kernel asks the drivers in turn; here the override says which, or what it finds.
+            Act::Probe => match overridden
+                .or(self.finds.map(str::to_owned))
+                .filter(|driver| files::exists(&tree.driver(driver)))
+            {
                 Some(driver) => self.take(tree, address, &driver),
                 None => Ok(()),
             },
@@ -192,6 +202,30 @@ fn what_a_machine_offers() {
     assert_eq!(available(&tree, NVME_AT), [Uio, Sysfs]);
     assert_eq!(Machine::look(&tree.root()).loads(Uio), [UIO]);
     assert_eq!(available(&tree, NIC_AT), [Uio, Sysfs]);
+}
+
+/// Bound before the kernel's driver was loaded, as at boot: what was there is no driver, what the kernel wants is one.
+#[test]
+fn the_kernel_gets_what_it_had_not_yet() {
+    const LATE_AT: &str = "0000:00:06.0";
+    const MODALIAS: &str = "pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02\n";
+    let tree = machine("early", FULL, Some("Y\n"));
+    let root = tree.root();
+    tree.device(LATE_AT, NVME, None);
+    tree.write(format!("sys/bus/pci/devices/{LATE_AT}/modalias"), MODALIAS);
+    let made = Made { finds: Some("late"), ..Made::alive() };
+    bind_in(&root, &made, LATE_AT, &by(Provider::Sysfs)).unwrap();
+    assert_eq!(unbind_in(&root, &made, LATE_AT).unwrap().driver, None);
+    assert_eq!(hand_to_kernel_in(&root, &made, LATE_AT).unwrap().as_deref(), Some("late"));
+    assert_eq!(state(&tree, LATE_AT), named("late", ""));
+    // Once more: nothing is done. One that no driver wants: that is no error.
+    let done = made.done.get();
+    assert_eq!(hand_to_kernel_in(&root, &made, LATE_AT).unwrap().as_deref(), Some("late"));
+    assert_eq!(made.done.get(), done);
+    let alone = "0000:00:07.0";
+    tree.device(alone, NVME, None);
+    assert_eq!(hand_to_kernel_in(&root, &Made::alive(), alone).unwrap(), None);
+    assert_eq!(hand_to_kernel_in(&root, &made, "0000:00:1f.0").unwrap_err().kind(), ErrorKind::NoDevice);
 }
 
 #[test]

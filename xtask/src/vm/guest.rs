@@ -116,6 +116,18 @@ pub(super) fn run(
     files: Tree,
     options: &Options,
 ) -> Result<PathBuf> {
+    run_with(project, scenario, kernel, files, options, &[])
+}
+
+/// The same with further arguments for QEMU: a disk that outlives the run, say.
+pub(super) fn run_with(
+    project: &Project,
+    scenario: &Scenario,
+    kernel: &Kernel,
+    files: Tree,
+    options: &Options,
+    more: &[String],
+) -> Result<PathBuf> {
     let room = Room::new(options.keep)?;
     let initramfs = room.path.join("initramfs");
     pack::write(project, scenario.name, files, &initramfs)?;
@@ -124,7 +136,8 @@ pub(super) fn run(
         [&[scenario.name], scenario.arguments.as_slice(), &[kernel.release.as_str()]].concat().join("-");
     let logs = project.run_dir(&name);
     fs::create_dir_all(&logs).with_context(|| format!("{}", logs.display()))?;
-    let machine = machine(scenario, kernel, initramfs, &room.path)?;
+    let mut machine = machine(scenario, kernel, initramfs, &room.path)?;
+    machine.arguments.extend_from_slice(more);
     if options.keep {
         eprintln!("working directory: {}", room.path.display());
         eprintln!("command: {}", command::describe(&machine.command(&room.path)?));

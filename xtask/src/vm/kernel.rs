@@ -80,7 +80,7 @@ fn newest(apt: &Apt) -> Result<Option<Package>> {
 /// Finds a source in the machine's configuration that has `wanted`, or stands beside it, and points it there.
 ///
 /// `backports` stands for the backports of the machine's own release.
-fn source_of(wanted: &str) -> Result<(String, String)> {
+pub(super) fn source_of(wanted: &str) -> Result<(String, String)> {
     ensure!(
         !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
         "{wanted:?} is no name of a suite"

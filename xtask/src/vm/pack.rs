@@ -71,12 +71,14 @@ impl Tree {
     }
 }
 
-/// Writes the initramfs: busybox, init, the scenario, its helpers, and `files`.
+/// Writes the initramfs: busybox, init (unless `files` have their own), the scenario, its helpers, and `files`.
 pub(super) fn write(project: &Project, scenario: &str, mut files: Tree, to: &Path) -> Result<()> {
     let guest = project.root.join("xtask/guest");
     let busybox = command::which("busybox").context("no busybox: apt-get install busybox-static")?;
     files.add("bin/busybox", 0o755, &busybox)?;
-    files.add("init", 0o755, &guest.join("init"))?;
+    if !files.files.contains_key("init") {
+        files.add("init", 0o755, &guest.join("init"))?;
+    }
     files.add(format!("scenarios/{scenario}"), 0o644, &guest.join("scenarios").join(scenario))?;
     for script in fs::read_dir(guest.join("bin")).context("xtask/guest/bin")? {
         let script = script?.path();

@@ -45,6 +45,7 @@ fn overridden(device: &PciDevice) -> Check {
         Some("vfio-pci" | "uio_pci_generic") => {
             check(Status::Ok, device.driver_override.clone().unwrap_or_default())
         }
+        Some(name) if device.is_bound => check(Status::Ok, format!("{name}: `noiommu bind` has bound it")),
         Some(name) => check(Status::Note, format!("{name}: a driver that ended badly may have left it"))
             .remedy(format!("echo > /sys/bus/pci/devices/{address}/driver_override")),
     }

@@ -348,6 +348,8 @@ fn devices() {
     let unbind = format!("echo {DEVICE} > /sys/bus/pci/devices/{DEVICE}/driver/unbind");
     assert_eq!(told(&facts, "device-driver"), (Status::Problem, unbind));
     assert_eq!(told(&facts, "device-override").0, Status::Note);
+    machine.write(&format!("run/noiommu/bindings/{DEVICE}"), "id=1b36:0010\n");
+    assert_eq!(told(&machine.facts(), "device-override").0, Status::Ok);
     assert_eq!(told(&facts, "device-reset").0, Status::Note);
     assert_eq!(told(&facts, "device-provider").0, Status::Problem);
     // Behind an IOMMU.
