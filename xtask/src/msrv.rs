@@ -21,9 +21,12 @@ const PACKAGES: [&str; 2] = ["rustc-web", "rustc"];
 const NEEDED: [&str; 2] = ["libstd-rust", "libllvm"];
 /// The version of the compiler.
 const VERSION: &str = "1.85.";
-/// What it has behind features: chains of `let` and chunks of slices are there since 1.88, the others since 1.86 and 1.87.
+/// What it has behind features: chains of `let` and chunks of slices are there since 1.88, the others since 1.86 or 1.87.
 const FEATURES: &str =
     "let_chains,const_str_split_at,unsigned_is_multiple_of,integer_sign_cast,slice_as_chunks";
+
+/// The packages that use them: ours, and those of others that are for 1.88, too.
+const WITH_FEATURES: &str = "noiommu*|hdrhistogram|safe-mmio|virtio-drivers";
 
 /// What comes as a package of the distribution, and is built with the same compiler.
 const PACKAGED: [&str; 2] = ["noiommu-preload", "noiommu-cli"];
@@ -60,7 +63,10 @@ pub(crate) fn check(project: &Project) -> Result<Option<String>> {
         format!("#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec '{rustc}' {more}\n")
     };
     script(&own, &exec("\"$@\""))?;
-    let bootstrap = format!("#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\" '-Zcrate-attr=feature({FEATURES})'\n");
+    let bootstrap = format!(
+        "#!/bin/sh\ncase $CARGO_PKG_NAME in\n{WITH_FEATURES}) ;;\n*) exec \"$@\" ;;\nesac\n\
+         RUSTC_BOOTSTRAP=1 exec \"$@\" '-Zcrate-attr=feature({FEATURES})'\n"
+    );
     script(&wrapper, &bootstrap)?;
     println!("{} checks them", told.trim());
     let check = |wrapper: Option<&Path>| {
@@ -73,7 +79,7 @@ pub(crate) fn check(project: &Project) -> Result<Option<String>> {
         }
         cargo.env("RUSTC", &own).env_remove("RUSTUP_TOOLCHAIN");
         if let Some(wrapper) = wrapper {
-            cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper);
+            cargo.env("RUSTC_WRAPPER", wrapper);
         }
         cargo
     };

@@ -51,8 +51,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 }
 
 /// The crates that are published, in the order in which they can be.
-pub(crate) const PUBLISHED: [&str; 6] =
-    ["noiommu-uapi", "noiommu-core", "noiommu", "noiommu-edu", "noiommu-nvme", "noiommu-conformance"];
+pub(crate) const PUBLISHED: [&str; 7] = [
+    "noiommu-uapi",
+    "noiommu-core",
+    "noiommu",
+    "noiommu-edu",
+    "noiommu-nvme",
+    "noiommu-virtio",
+    "noiommu-conformance",
+];
 
 /// Makes their packages, and has cargo say whether anything is missing in their metadata. Nothing is published.
 pub(crate) fn crates(project: &Project) -> Result<()> {

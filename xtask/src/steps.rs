@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::project::Project;
 use crate::ui::{self, Look, Work, paint};
-use crate::{command, guide, lookup_code, vm};
+use crate::{command, guide, lookup_code, msrv, package, vm};
 
 /// The checker of licenses and sources, in the version whose rules `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -66,6 +66,8 @@ const STEPS: &[Step] = &[
     Step { name: "bench", vm: false, run: bench },
     Step { name: "lookup-code", vm: false, run: lookup_code },
     Step { name: "deny", vm: false, run: deny },
+    Step { name: "crates", vm: false, run: crates },
+    Step { name: "msrv", vm: false, run: msrv },
     Step { name: "miri", vm: false, run: miri },
     Step { name: "vm-stock-edu", vm: true, run: vm_stock_edu },
     Step { name: "vm-driver", vm: true, run: vm_driver },
@@ -77,6 +79,7 @@ const STEPS: &[Step] = &[
     Step { name: "vm-matrix", vm: true, run: vm_matrix },
     Step { name: "vm-nvme", vm: true, run: vm_nvme },
     Step { name: "vm-virtio", vm: true, run: vm_virtio },
+    Step { name: "vm-package", vm: true, run: vm_package },
     Step { name: "vm-bench", vm: true, run: vm_bench },
     Step { name: "vm-soak-guardian", vm: true, run: vm_soak_guardian },
     Step { name: "vm-soak-storms", vm: true, run: vm_soak_storms },
@@ -513,6 +516,23 @@ fn vm_matrix(project: &Project) -> Result<Outcome> {
 /// What our NVMe driver writes the kernel's reads, and the other way round, on every provider: the short form.
 fn vm_nvme(project: &Project) -> Result<Outcome> {
     vm::nvme(project, &vm::Nvme::default())?;
+    Ok(Outcome::Passed)
+}
+
+/// What would be published is complete.
+fn crates(project: &Project) -> Result<Outcome> {
+    package::crates(project)?;
+    Ok(Outcome::Passed)
+}
+
+/// Nothing is used that came after the compiler that is promised.
+fn msrv(project: &Project) -> Result<Outcome> {
+    Ok(msrv::check(project)?.map_or(Outcome::Passed, Outcome::NotRun))
+}
+
+/// The package on a fresh Debian: installed, devices bound at boot, used, removed without a trace.
+fn vm_package(project: &Project) -> Result<Outcome> {
+    vm::package(project, &vm::Stock::default())?;
     Ok(Outcome::Passed)
 }
 

@@ -24,7 +24,7 @@ pub(super) fn find(name: &OsStr) -> Result<PathBuf, Refusal> {
     };
     found.ok_or_else(|| {
         Refusal::new(
-            format!("{}: no such program", name.display()),
+            format!("{}: no such program", name.to_string_lossy()),
             "name an executable file, after `--`, as in: noiommu serve -- ./program arguments",
         )
     })

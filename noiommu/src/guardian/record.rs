@@ -137,7 +137,7 @@ impl Record {
         let length = self.name.iter().position(|byte| *byte == 0).unwrap_or(self.name.len());
         // Printable, so that nobody writes lines of his own into a log by it.
         match self.name.get(..length) {
-            Some(name) if name.iter().all(u8::is_ascii_graphic) => str::from_utf8(name).unwrap_or("?"),
+            Some(name) if name.iter().all(u8::is_ascii_graphic) => std::str::from_utf8(name).unwrap_or("?"),
             _ => "?",
         }
     }
