@@ -584,7 +584,7 @@ fn vm_conformance_legacy(project: &Project) -> Result<Outcome> {
 
 /// Random sequences of calls, answered by the real kernel and by the engine: the short form.
 fn vm_fuzz_uapi(project: &Project) -> Result<Outcome> {
-    const SEQUENCES: u64 = 2000;
+    const SEQUENCES: u64 = 1000;
     vm::fuzz(project, &vm::Fuzz::of(SEQUENCES))?;
     Ok(Outcome::Passed)
 }
