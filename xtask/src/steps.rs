@@ -23,6 +23,10 @@ pub(crate) struct Options {
     #[arg(long)]
     no_vm: bool,
 
+    /// Run the steps that are left out else, too: those that make what seldom changes, and take minutes for it
+    #[arg(long)]
+    long: bool,
+
     /// Run the later steps too when one fails
     #[arg(long)]
     keep_going: bool,
@@ -88,6 +92,9 @@ const STEPS: &[Step] = &[
     Step { name: "vm-fuzz-uapi", vm: true, run: vm_fuzz_uapi },
 ];
 
+/// Steps of `--long`, or by their names. With nothing cached, a compiler, a tool and the disk of a whole Debian are made for them.
+const LONG: &[&str] = &["msrv", "vm-driver", "vm-package"];
+
 /// The longest name of a step, and so the width of its column.
 const WIDTH: usize = 24;
 
@@ -110,6 +117,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         let failed = fates.iter().any(|(_, fate, _)| matches!(fate, Fate::Failed));
         if step.vm && options.no_vm {
             fates.push((step, Fate::NotRun("--no-vm".to_owned()), Duration::ZERO));
+            continue;
+        }
+        if LONG.contains(&step.name) && !options.long && options.only.is_empty() {
+            fates.push((step, Fate::NotRun("--long".to_owned()), Duration::ZERO));
             continue;
         }
         if failed && !options.keep_going {
