@@ -1,6 +1,7 @@
 //! The guests in which a driver of ours is held against the kernel's own: kernels, and what is expected to provide devices there.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
+use serde_json::Value;
 
 use super::kernel::{self, Kernel};
 use super::{Choice, Variant, refkernel};
@@ -80,6 +81,30 @@ impl Ground {
             Choice::Built(variant) => refkernel::get(project, variant),
         }
     }
+
+    /// Holds the accounts that a guest has left, one for each row and in their order, against what `row` expects: what is not as it
+    /// has to be.
+    pub(super) fn judge(&self, accounts: &[Value], row: impl Fn(&Row, &Value) -> Result<()>) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut found = accounts.iter();
+        for expected in self.rows {
+            let judged = match found.next() {
+                Some(account) => row(expected, account),
+                None => Err(anyhow!("there is no account of it")),
+            };
+            if let Err(error) = judged {
+                faults.push(format!("{} {}: {error:#}", self.name, expected.1));
+            }
+        }
+        faults.extend(found.map(|account| format!("{}: nobody expects {account}", self.name)));
+        faults
+    }
+}
+
+/// An error where a value is not the one that is wanted.
+pub(super) fn expect(value: &Value, wanted: Value, what: &str) -> Result<()> {
+    ensure!(*value == wanted, "{what} is {value}, not {wanted}");
+    Ok(())
 }
 
 /// How a provider interrupts.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::grounds::{self, CONFINED, Ground, Row};
+use super::grounds::{self, CONFINED, Ground, Row, expect};
 use super::guest::{self, Options, Scenario};
 use super::pack::{self, Tree};
 use super::{HOST_PACKAGES, NVME, STOCK_PROGRAMS, UNSAFE_NOIOMMU, apt, modules};
@@ -119,27 +119,11 @@ fn compared(account: &Value) -> u64 {
 }
 
 /// What is not as it has to be.
-fn judge(guest: &Ground, accounts: &[Value], short: bool) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut found = accounts.iter();
-    for row in guest.rows {
-        let judged = match found.next() {
-            Some(account) => judge_row(row, account, short),
-            None => Err(anyhow::anyhow!("there is no account of it")),
-        };
-        if let Err(error) = judged {
-            faults.push(format!("{} {}: {error:#}", guest.name, row.1));
-        }
-    }
-    faults.extend(found.map(|account| format!("{}: nobody expects {account}", guest.name)));
-    faults
+fn judge(ground: &Ground, accounts: &[Value], short: bool) -> Vec<String> {
+    ground.judge(accounts, |row, account| judge_row(row, account, short))
 }
 
 fn judge_row((asked, provider): &Row, account: &Value, short: bool) -> Result<()> {
-    let expect = |value: &Value, wanted: Value, what: &str| {
-        ensure!(*value == wanted, "{what} is {value}, not {wanted}");
-        Ok(())
-    };
     expect(&account["asked"], json!(asked), "what was asked for")?;
     expect(&account["size"], json!(BYTES), "the size of the namespace")?;
     let ours = &account["ours_wrote"];

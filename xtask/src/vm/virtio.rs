@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::grounds::{self, CONFINED, Ground, Row};
+use super::grounds::{self, CONFINED, Ground, Row, expect};
 use super::guest::{self, Options, Scenario};
 use super::pack::{self, Tree};
 use super::{HOST_PACKAGES, STOCK_PROGRAMS, UNSAFE_NOIOMMU, apt, modules};
@@ -145,26 +145,10 @@ fn compared(account: &Value) -> u64 {
 
 /// What is not as it has to be.
 fn judge(ground: &Ground, accounts: &[Value], short: bool) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut found = accounts.iter();
-    for row in ground.rows {
-        let judged = match found.next() {
-            Some(account) => judge_row(row, account, short),
-            None => Err(anyhow::anyhow!("there is no account of it")),
-        };
-        if let Err(error) = judged {
-            faults.push(format!("{} {}: {error:#}", ground.name, row.1));
-        }
-    }
-    faults.extend(found.map(|account| format!("{}: nobody expects {account}", ground.name)));
-    faults
+    ground.judge(accounts, |row, account| judge_row(row, account, short))
 }
 
 fn judge_row((asked, provider): &Row, account: &Value, short: bool) -> Result<()> {
-    let expect = |value: &Value, wanted: Value, what: &str| {
-        ensure!(*value == wanted, "{what} is {value}, not {wanted}");
-        Ok(())
-    };
     expect(&account["asked"], json!(asked), "what was asked for")?;
 
     let disk = &account["disk"];
