@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use noiommu::frames::Run;
 
 use super::subject::{Part, Subject};
+use crate::ui::bytes;
 
 /// A huge page.
 const HUGE: u64 = 2 << 20;
@@ -37,6 +38,21 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// What else there is to be said of the memory, a few words for each: nothing of what there is none of.
+    pub(super) fn beside(&self) -> Vec<String> {
+        [
+            (self.huge_pages, "mapped by huge pages"),
+            (self.shared, "of files or shared"),
+            (self.swapped, "swapped out"),
+            (self.zero, "the page of zeros"),
+            (self.absent, "never touched, or given back"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{} {what}", bytes(count)))
+        .collect()
+    }
+
     /// Those of all parts. A run that goes on in the next part is one there too, as a device would be given it.
     pub(super) fn of(subject: &Subject) -> Self {
         Self::of_parts(subject.parts.iter())

@@ -70,17 +70,7 @@ fn summary(figures: &Figures) -> Vec<String> {
         bold(&bytes(figures.longest)),
         bold(&format!("{percent:.0} %")),
     )];
-    let more: Vec<_> = [
-        (figures.huge_pages, "mapped by huge pages"),
-        (figures.shared, "of files or shared"),
-        (figures.swapped, "swapped out"),
-        (figures.zero, "the page of zeros"),
-        (figures.absent, "never touched, or given back"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{} {what}", bytes(count)))
-    .collect();
+    let more = figures.beside();
     if !more.is_empty() {
         lines.push(more.join("; "));
     }

@@ -209,17 +209,7 @@ pub(super) fn picture(subject: &Subject) -> String {
         page.heading("Memory by length of run", "each row from this length on, up to twice that");
         page.histogram(&figures);
     }
-    let rest: Vec<_> = [
-        (figures.huge_pages, "mapped by huge pages"),
-        (figures.shared, "of files or shared"),
-        (figures.swapped, "swapped out"),
-        (figures.zero, "the page of zeros"),
-        (figures.absent, "never touched, or given back"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{} {what}", bytes(count)))
-    .collect();
+    let rest = figures.beside();
     page.y += 28;
     page.text(MARGIN, "soft", "start", &rest.join("; "));
     let height = page.y + 28;
